@@ -1,0 +1,57 @@
+# imagemill's verbs. `make help` prints them.
+PYTHON ?= python3.11
+# Which torch wheels: empty takes the default ones (CUDA, 5.4 GB); `cpu` takes the small ones.
+# Passed to uv's --torch-backend: cpu, cu130, rocm..., auto.
+TORCH_BACKEND ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := app,monitor,parquet,s3,embedded,demo,test
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-fast check format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  TORCH_BACKEND=cpu with any of them takes the small CPU wheels of torch instead of the CUDA ones."
+
+setup: $(BIN)/imagemill ## Create .venv with the pinned dependencies (every verb does it when needed)
+
+$(BIN)/imagemill: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "imagemill needs $(PYTHON); set PYTHON=/path/to/python3.11 or newer."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "Installing the pinned dependencies into $(VENV) (the default torch wheels are 5.4 GB; TORCH_BACKEND=cpu takes small ones) ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	  $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) --editable '.[$(EXTRAS)]'
+	@printf '#!/bin/sh\nexec "%s/python" -m worker "$$@"\n' "$(abspath $(BIN))" > $@
+	@chmod +x $@
+
+demo: setup ## From nothing to a model and classified images, through the real queue
+	@$(BIN)/imagemill demo
+
+up: setup ## Run the whole stack on this machine in the foreground
+	@$(BIN)/imagemill up
+
+check: setup ## Lint, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## Let ruff format and fix what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: setup ## The whole test suite, with its own Redis and databases
+	@$(BIN)/python -m pytest
+
+test-fast: setup ## The rings that need no Celery worker
+	@$(BIN)/python -m pytest tests/pipeline tests/db tests/worker
+
+bench: setup ## Measure throughput beside a bare loop
+	@$(BIN)/python -m bench
+
+clean: ## Remove what the verbs made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,68 @@
+"""Bells: the messages the ledger still owes its waiting shards.
+
+Takes nothing but rows. Gives the shards nobody was told of, and notes when they were.
+Knows nothing of the broker: a bell is sent after the commit that put it here, and marked after it was sent.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy.orm import Session, defer
+
+from db.models import Priority, Shard
+from db.session import now_s
+from db.shards import is_due, is_waiting, job_works
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bell:
+    """What a message about one waiting shard needs to find its queue."""
+
+    shard_id: int
+    job_id: uuid.UUID
+    model: str
+    #: None follows the serving pointer
+    version_id: int | None
+    priority: Priority
+    num_items: int
+
+
+def unrung(session: Session, *, older_than_s: float | None, limit: int) -> list[Bell]:
+    """List due shards nobody was told of, or not for `older_than_s` seconds, oldest first."""
+    untold: ColumnElement[bool] = Shard.rung_at_s.is_(None)
+    if older_than_s is not None:
+        untold = or_(untold, Shard.rung_at_s < now_s() - older_than_s)
+    return _read(session, _waiting().where(untold).limit(limit))
+
+
+def bells_of(session: Session, job_id: uuid.UUID) -> list[Bell]:
+    """List a job's due shards nobody was told of, oldest first."""
+    return _read(session, _waiting().where(Shard.job_id == job_id, Shard.rung_at_s.is_(None)))
+
+
+def mark_rung(session: Session, shard_ids: Iterable[int]) -> None:
+    """Note that messages for these shards were sent just now."""
+    waiting = select(Shard.id).where(Shard.id.in_(list(shard_ids)), is_waiting())
+    locked = session.scalars(waiting.order_by(Shard.id).with_for_update()).all()
+    session.execute(update(Shard).where(Shard.id.in_(locked)).values(rung_at_s=now_s()))
+
+
+def _waiting() -> Select[Shard]:
+    blob = defer(Shard.items, raiseload=True)
+    return select(Shard).options(blob).where(is_waiting(), is_due(), job_works()).order_by(Shard.id)
+
+
+def _read(session: Session, waiting: Select[Shard]) -> list[Bell]:
+    return [
+        Bell(
+            shard_id=shard.id,
+            job_id=shard.job_id,
+            model=shard.model,
+            version_id=shard.version_id,
+            priority=shard.priority,
+            num_items=shard.num_items,
+        )
+        for shard in session.scalars(waiting)
+    ]

@@ -1,0 +1,258 @@
+"""Leases: a worker claims a shard, keeps the claim alive, and ends it once.
+
+Takes shard ids, owners and outcomes. Gives claims, each with a fence: a number that rises with every claim,
+so that a write from a claim that was lost is refused. Knows nothing of models, batches or messages.
+
+Every transaction here locks shards before jobs, and jobs in the order of their ids: no two can deadlock.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from db import errors, outcomes
+from db.models import Job, JobState, Priority, Shard, ShardState
+from db.outcomes import Outcome
+from db.session import now_s
+from db.shards import UNCLAIMED, Item, is_claimed, is_due, is_waiting, items_of, job_works
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One shard, held by one worker."""
+
+    shard_id: int
+    job_id: uuid.UUID
+    fence: int
+    model: str
+    #: None follows the serving pointer
+    version_id: int | None
+    priority: Priority
+    #: labels per outcome
+    top_k: int
+    #: times it was claimed, this one included
+    attempts: int
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What became of the claims that were finished together."""
+
+    #: by job id, after this
+    states: dict[uuid.UUID, JobState]
+    #: ids of shards that were no longer held: nothing of theirs was written
+    lost: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How much a transaction moves a job's counters."""
+
+    #: shards that ended, less those that were opened
+    num_closed: int = 0
+    num_succeeded: int = 0
+    num_failed: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            num_closed=self.num_closed + other.num_closed,
+            num_succeeded=self.num_succeeded + other.num_succeeded,
+            num_failed=self.num_failed + other.num_failed,
+        )
+
+
+def claim(session: Session, shard_id: int, *, owner: str, lease_s: float) -> Claim | None:
+    """Claim one shard for `lease_s` seconds; None if it is held, ended, not due, or its job does not run."""
+    waiting = and_(is_waiting(), is_due())
+    expired = and_(is_claimed(), Shard.lease_until_s <= now_s())
+    return next(iter(_take(session, [shard_id], or_(waiting, expired), owner=owner, lease_s=lease_s)), None)
+
+
+def claim_waiting(
+    session: Session,
+    *,
+    model: str,
+    version_id: int,
+    follows_latest: bool,
+    max_items: int,
+    owner: str,
+    lease_s: float,
+) -> list[Claim]:
+    """Claim waiting shards of one version, interactive first, then oldest first, up to `max_items` items.
+
+    With `follows_latest`, also those of jobs that follow the serving pointer. The first shard is claimed
+    whatever its size. Shards somebody else is claiming just now are passed over.
+    """
+    chosen: list[int] = []
+    num_items = 0
+    for shard_id, size in _lock_waiting(session, model, version_id, follows_latest, limit=max_items):
+        if chosen and num_items + size > max_items:
+            break
+        chosen.append(shard_id)
+        num_items += size
+    return _take(session, chosen, is_waiting(), owner=owner, lease_s=lease_s)
+
+
+def extend(session: Session, held: Iterable[tuple[int, int]], *, lease_s: float) -> set[int]:
+    """Renew the leases of (shard id, fence) pairs; gives the ids still held (a cancelled job's are not)."""
+    still_held = _lock_held(session, held, job_works())
+    session.execute(update(Shard).where(Shard.id.in_(still_held)).values(lease_until_s=now_s() + lease_s))
+    return still_held
+
+
+def finish(session: Session, claim: Claim, recorded: Sequence[Outcome]) -> JobState:
+    """Write a claim's outcomes and end its shard; gives the job's state after it.
+
+    Raises LeaseLost, and ValueError unless there is exactly one outcome for each item.
+    """
+    finished = finish_all(session, [(claim, recorded)])
+    if finished.lost:
+        raise errors.LeaseLost
+    return finished.states[claim.job_id]
+
+
+def finish_all(session: Session, work: Sequence[tuple[Claim, Sequence[Outcome]]]) -> Finished:
+    """Finish several claims in one transaction; the lost ones are passed over and named.
+
+    Calling `finish` in a loop inside one transaction instead could deadlock with another worker.
+    """
+    for claim, recorded in work:
+        _check_covered(claim, recorded)
+    held = _lock_held(session, [(claim.shard_id, claim.fence) for claim, _ in work])
+    kept = [(claim, recorded) for claim, recorded in work if claim.shard_id in held]
+    close(session, held, state="done")
+    outcomes.insert_all(session, [(claim.job_id, claim.shard_id, recorded) for claim, recorded in kept])
+    states = count(session, [(claim.job_id, _tally(recorded)) for claim, recorded in kept])
+    return Finished(states=states, lost=frozenset(claim.shard_id for claim, _ in work) - held)
+
+
+def release(session: Session, claim: Claim, *, delay_s: float, forgive: bool) -> None:
+    """Give a shard back, to be claimed after `delay_s`; `forgive` does not count the attempt.
+
+    A lease that was lost already is left alone.
+    """
+    returned = (
+        update(Shard)
+        .where(Shard.id == claim.shard_id, Shard.fence == claim.fence, is_claimed())
+        .values(attempts=Shard.attempts - int(forgive), not_before_s=now_s() + delay_s, **UNCLAIMED)
+    )
+    session.execute(returned)
+
+
+def close(session: Session, shard_ids: Iterable[int], *, state: ShardState) -> None:
+    """End claimed shards that this transaction has locked; their items are no longer waiting work."""
+    closed = update(Shard).where(Shard.id.in_(list(shard_ids)))
+    session.execute(closed.values(state=state, items=None, lease_until_s=None, finished_at_s=now_s()))
+
+
+def count(session: Session, tallies: Iterable[tuple[uuid.UUID, Tally]]) -> dict[uuid.UUID, JobState]:
+    """Move the counters of jobs; a running job whose last open shard closed ends. Gives their states."""
+    totals: dict[uuid.UUID, Tally] = {}
+    for job_id, tally in tallies:
+        totals[job_id] = totals.get(job_id, Tally()) + tally
+    return {job_id: _count(session, job_id, totals[job_id]) for job_id in sorted(totals)}
+
+
+def _count(session: Session, job_id: uuid.UUID, tally: Tally) -> JobState:
+    ends = and_(Job.state == "running", Job.num_open_shards == tally.num_closed)
+    verdict = case(
+        (Job.num_failed + tally.num_failed == 0, "succeeded"),
+        (Job.num_succeeded + tally.num_succeeded == 0, "failed"),
+        else_="partial",
+    )
+    counted = (
+        update(Job)
+        .where(Job.id == job_id)
+        .values(
+            num_succeeded=Job.num_succeeded + tally.num_succeeded,
+            num_failed=Job.num_failed + tally.num_failed,
+            num_open_shards=Job.num_open_shards - tally.num_closed,
+            state=case((ends, verdict), else_=Job.state),
+            finished_at_s=case((ends, now_s()), else_=Job.finished_at_s),
+        )
+    )
+    return session.scalars(counted.returning(Job.state)).one()
+
+
+def _take(
+    session: Session, shard_ids: list[int], free: ColumnElement[bool], *, owner: str, lease_s: float
+) -> list[Claim]:
+    taken = (
+        update(Shard)
+        .where(Shard.id.in_(shard_ids), free, job_works())
+        .values(
+            state="claimed",
+            fence=Shard.fence + 1,
+            attempts=Shard.attempts + 1,
+            lease_owner=owner,
+            lease_until_s=now_s() + lease_s,
+        )
+    )
+    shards = {shard.id: shard for shard in session.scalars(taken.returning(Shard))}
+    top_ks = _start_jobs(session, {shard.job_id for shard in shards.values()})
+    return [_claim(shards[id_], top_ks[shards[id_].job_id]) for id_ in shard_ids if id_ in shards]
+
+
+def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, int]:
+    jobs = session.execute(
+        select(Job.id, Job.state, Job.top_k).where(Job.id.in_(job_ids)).order_by(Job.id)
+    ).all()
+    for job_id, state, _ in jobs:
+        if state == "accepted":
+            started = update(Job).where(Job.id == job_id, Job.state == "accepted")
+            session.execute(started.values(state="running", started_at_s=now_s()))
+    return {job_id: top_k for job_id, _, top_k in jobs}
+
+
+def _lock_waiting(
+    session: Session, model: str, version_id: int, follows_latest: bool, *, limit: int
+) -> Iterator[tuple[int, int]]:
+    """Give (id, number of items) of due shards, locked; each query is one ordered walk of an index."""
+    versions = [Shard.version_id == version_id, Shard.version_id.is_(None)]
+    for priority in get_args(Priority):
+        for version in versions if follows_latest else versions[:1]:
+            waiting = (
+                select(Shard.id, Shard.num_items)
+                .where(Shard.model == model, version, Shard.priority == priority, is_waiting())
+                .where(is_due(), job_works())
+                .order_by(Shard.id)
+                .limit(limit)
+                .with_for_update(skip_locked=True, of=Shard)
+            )
+            yield from session.execute(waiting)
+
+
+def _lock_held(
+    session: Session, held: Iterable[tuple[int, int]], *conditions: ColumnElement[bool]
+) -> set[int]:
+    claimed = select(Shard.id).where(tuple_(Shard.id, Shard.fence).in_(list(held)), is_claimed())
+    return set(session.scalars(claimed.where(*conditions).order_by(Shard.id).with_for_update(of=Shard)))
+
+
+def _check_covered(claim: Claim, recorded: Sequence[Outcome]) -> None:
+    if sorted(one.position for one in recorded) != [item.position for item in claim.items]:
+        raise ValueError(f"Shard {claim.shard_id} needs exactly one outcome for each of its items.")
+
+
+def _tally(recorded: Sequence[Outcome]) -> Tally:
+    num_failed = sum(one.error is not None for one in recorded)
+    return Tally(num_closed=1, num_succeeded=len(recorded) - num_failed, num_failed=num_failed)
+
+
+def _claim(shard: Shard, top_k: int) -> Claim:
+    return Claim(
+        shard_id=shard.id,
+        job_id=shard.job_id,
+        fence=shard.fence,
+        model=shard.model,
+        version_id=shard.version_id,
+        priority=shard.priority,
+        top_k=top_k,
+        attempts=shard.attempts,
+        items=items_of(shard),
+    )

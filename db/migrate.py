@@ -1,0 +1,53 @@
+"""Migrations, driven from code: there is no ini file.
+
+Takes a database URL, or a session factory. Gives the newest schema, or says which way it differs.
+Knows nothing of what the tables are for.
+"""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import errors
+from db import session as database
+
+_SCRIPTS = Path(__file__).with_name("migrations")
+
+
+def upgrade(url: str) -> None:
+    """Bring a database to `head()`; safe to run at once from several processes; raises LedgerUnreachable."""
+    engine = database.engine_of(database.connect(url))
+    try:
+        with database.reaching(engine), engine.begin() as connection:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def check(sessions: sessionmaker[Session]) -> None:
+    """Raise SchemaOld, SchemaNew or LedgerUnreachable unless the database is at `head()`."""
+    with database.reading(sessions) as session:
+        current = MigrationContext.configure(session.connection()).get_current_revision()
+    if current == head():
+        return
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    raise errors.SchemaOld if current is None or current in known else errors.SchemaNew
+
+
+def head() -> str:
+    """Name the newest revision of this release."""
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    assert newest is not None  # noqa: S101 - for the type checker
+    return newest
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return config

@@ -1,0 +1,134 @@
+"""Outcomes: what became of each item.
+
+Takes outcomes in bulk. Gives them back a page at a time, or all of them in constant memory.
+Knows nothing of leases or counters; `leases.finish` calls it inside its transaction.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert as insert_into
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db import models
+
+#: characters kept of an error's message
+MAX_MESSAGE = 500
+#: rows `stream` holds at a time
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemFailure:
+    """Why an item has no label."""
+
+    #: where it failed: fetch, decode, forward
+    stage: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one item: a label with its score, or an error."""
+
+    #: index of the item in its job, from 0
+    position: int
+    key: str | None
+    reference: str
+    label: str | None = None
+    #: probability, 0 to 1
+    score: float | None = None
+    #: (label, score), best first
+    top_k: tuple[tuple[str, float], ...] = ()
+    version_id: int | None = None
+    error: ItemFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded(Outcome):
+    """An outcome as the ledger holds it."""
+
+    #: `model:number`
+    version: str | None
+    recorded_at_s: float
+
+
+def insert(session: Session, job_id: uuid.UUID, shard_id: int, outcomes: Sequence[Outcome]) -> None:
+    """Write a shard's outcomes; a second outcome for an item violates the primary key."""
+    insert_all(session, [(job_id, shard_id, outcomes)])
+
+
+def insert_all(session: Session, shards: Sequence[tuple[uuid.UUID, int, Sequence[Outcome]]]) -> None:
+    """Write the outcomes of several shards, given as (job id, shard id, outcomes), in one statement."""
+    rows = [_row(job_id, shard_id, one) for job_id, shard_id, outcomes in shards for one in outcomes]
+    if rows:
+        session.execute(insert_into(models.Outcome), rows)
+
+
+def page(
+    session: Session, job_id: uuid.UUID, *, after: int = -1, limit: int, errors: bool | None = None
+) -> list[Recorded]:
+    """Read up to `limit` outcomes past position `after`, in order; `errors` keeps errors or labels alone."""
+    row, version = models.Outcome, models.version_name()
+    chosen = (
+        select(row, version)
+        .outerjoin(models.Version, models.Version.id == row.version_id)
+        .where(row.job_id == job_id, row.position > after)
+        .order_by(row.position)
+        .limit(limit)
+    )
+    if errors is not None:
+        chosen = chosen.where(row.error_kind.is_not(None) if errors else row.error_kind.is_(None))
+    return [_recorded(found, name) for found, name in session.execute(chosen)]
+
+
+def stream(session: Session, job_id: uuid.UUID, *, errors: bool | None = None) -> Iterator[Recorded]:
+    """Read all outcomes of a job in order, a page in memory at a time."""
+    after = -1
+    while found := page(session, job_id, after=after, limit=PAGE, errors=errors):
+        yield from found
+        after = found[-1].position
+
+
+def _row(job_id: uuid.UUID, shard_id: int, outcome: Outcome) -> dict[str, object]:
+    error = outcome.error
+    return {
+        "job_id": job_id,
+        "shard_id": shard_id,
+        "position": outcome.position,
+        "key": outcome.key,
+        "reference": outcome.reference,
+        "label": outcome.label,
+        "score": outcome.score,
+        "top_k": [list(pair) for pair in outcome.top_k] or None,
+        "version_id": outcome.version_id,
+        "error_stage": error and error.stage,
+        "error_kind": error and error.kind,
+        "error_message": error and _storable(error.message),
+    }
+
+
+def _storable(message: str) -> str:
+    # Messages quote file names: PostgreSQL refuses NUL, and UTF-8 has no lone surrogates.
+    return message[:MAX_MESSAGE].replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _recorded(row: models.Outcome, version: str | None) -> Recorded:
+    error = None
+    if row.error_kind is not None:
+        error = ItemFailure(stage=row.error_stage or "", kind=row.error_kind, message=row.error_message or "")
+    return Recorded(
+        position=row.position,
+        key=row.key,
+        reference=row.reference,
+        label=row.label,
+        score=row.score,
+        top_k=tuple((label, score) for label, score in row.top_k or ()),
+        version_id=row.version_id,
+        error=error,
+        version=version,
+        recorded_at_s=row.recorded_at_s,
+    )

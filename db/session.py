@@ -1,0 +1,149 @@
+"""Connections, transactions and the database's clock.
+
+Takes a database URL. Gives a session factory, two kinds of transaction and `now_s()`.
+Knows nothing of tables.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from db import errors
+
+#: seconds a SQLite writer waits for another one
+BUSY_TIMEOUT_S = 30
+#: seconds after which an idle PostgreSQL connection is replaced
+RECYCLE_S = 1800
+#: how a driver names a database that is away rather than a statement that is wrong
+_AWAY_SQLITE = ("SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL")
+_AWAY_SQLSTATES = ("08", "53", "57")
+#: marks a connection whose transaction will not write
+_READS = {"imagemill_reads": True, "postgresql_readonly": True}
+#: entities are read as plain rows here: always fresh, and never kept in step with a bulk statement
+_UNTRACKED = {"populate_existing": True, "synchronize_session": False}
+
+_POSTGRESQL: dict[str, Any] = {
+    "pool_pre_ping": True,
+    "pool_recycle": RECYCLE_S,
+    "isolation_level": "READ COMMITTED",
+    "connect_args": {
+        "application_name": "imagemill",
+        "connect_timeout": 10,
+        # A dead host is noticed within a minute, not after two hours.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    },
+}
+_SQLITE: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+
+
+class _Now(FunctionElement[float]):
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(_Now, "postgresql")
+def _now_postgresql(_element: _Now, _compiler: SQLCompiler, **_: object) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(_Now, "sqlite")
+def _now_sqlite(_element: _Now, _compiler: SQLCompiler, **_: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def now_s() -> ColumnElement[float]:
+    """Read the database's clock, in epoch seconds, as an expression inside a statement."""
+    return _Now()
+
+
+def clock(session: Session) -> float:
+    """Read the database's clock now, in epoch seconds."""
+    return session.execute(select(now_s())).scalar_one()
+
+
+def connect(url: str) -> sessionmaker[Session]:
+    """Make a session factory for `sqlite:///file` or `postgresql+psycopg://...`; dials on first use."""
+    options = _SQLITE if url.startswith("sqlite") else _POSTGRESQL
+    compact = partial(json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    engine = create_engine(url, json_serializer=compact, **options)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return sessionmaker(engine, expire_on_commit=False, execution_options=_UNTRACKED)
+
+
+def engine_of(sessions: sessionmaker[Session]) -> Engine:
+    """Give the engine a session factory draws its connections from."""
+    engine = sessions.kw["bind"]
+    assert isinstance(engine, Engine)  # noqa: S101 - for the type checker
+    return engine
+
+
+@contextmanager
+def transaction(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """Begin, then commit, or roll back on an exception; raises LedgerUnreachable."""
+    with reaching(engine_of(sessions)), sessions.begin() as session:
+        yield session
+
+
+@contextmanager
+def reading(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """Begin a transaction that only reads: on SQLite it neither takes nor awaits the write lock."""
+    with reaching(engine_of(sessions)), sessions.begin() as session:
+        session.connection(execution_options=_READS)
+        yield session
+
+
+@contextmanager
+def reaching(engine: Engine) -> Iterator[None]:
+    """Turn a driver's connection failure into LedgerUnreachable, without the password."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not _is_away(error):
+            raise
+        where = f"{engine.url.host or ''}/{engine.url.database or ''}".removeprefix("/")
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise errors.LedgerUnreachable(f"Cannot reach the ledger at {where}: {reason}") from error
+
+
+def insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
+    """Start an INSERT that knows ON CONFLICT in this session's dialect."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table)
+    return postgresql.insert(table)
+
+
+def _is_away(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorname.startswith(_AWAY_SQLITE)
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+    # A connection that was refused has no state at all.
+    return isinstance(error, OperationalError) and (sqlstate is None or sqlstate.startswith(_AWAY_SQLSTATES))
+
+
+def _open_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # The driver must not begin transactions itself: a DEFERRED one fails at its first write, timeout or not.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get("imagemill_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

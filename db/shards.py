@@ -1,0 +1,79 @@
+"""Shards: up to N items of one job, kept as one blob until they are done.
+
+Takes items. Gives waiting shards, and the conditions under which one may be worked on.
+Knows nothing of who claims them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, exists, insert, literal_column, or_
+from sqlalchemy.orm import Session
+
+from db.models import WORKING, Job, Shard
+from db.session import now_s
+
+#: what makes a shard wait for a bell and a worker again
+UNCLAIMED: Final = {"state": "waiting", "lease_owner": None, "lease_until_s": None, "rung_at_s": None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One image to classify."""
+
+    #: index in the job, from 0
+    position: int
+    #: the caller's own name for it
+    key: str | None
+    reference: str
+
+
+def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard_size: int) -> int:
+    """Cut items into waiting shards and give their number; counting them in the job is the caller's.
+
+    `job` is the row whose model, version and priority they take: the job's, or a shard's that is split.
+    """
+    chunks = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
+    if chunks:
+        session.execute(insert(Shard), [_row(job, chunk) for chunk in chunks])
+    return len(chunks)
+
+
+def items_of(shard: Shard) -> tuple[Item, ...]:
+    """Read the items a shard still holds; none once it is done or split."""
+    return tuple(
+        Item(position=position, key=key, reference=reference)
+        for position, key, reference in shard.items or ()
+    )
+
+
+def is_waiting() -> ColumnElement[bool]:
+    """Hold where a shard waits; spelled as the partial indexes are, for a parameter would not match them."""
+    return Shard.state == literal_column("'waiting'")
+
+
+def is_claimed() -> ColumnElement[bool]:
+    """Hold where a worker has a shard, or had it when it died."""
+    return Shard.state == literal_column("'claimed'")
+
+
+def is_due() -> ColumnElement[bool]:
+    """Hold where a shard is not put off."""
+    return or_(Shard.not_before_s.is_(None), Shard.not_before_s <= now_s())
+
+
+def job_works() -> ColumnElement[bool]:
+    """Hold where a shard's job is received in full and has not ended."""
+    return exists().where(Job.id == Shard.job_id, Job.state.in_(WORKING))
+
+
+def _row(job: Job | Shard, chunk: Sequence[Item]) -> dict[str, object]:
+    return {
+        "job_id": job.id if isinstance(job, Job) else job.job_id,
+        "model": job.model,
+        "version_id": job.version_id,
+        "priority": job.priority,
+        "num_items": len(chunk),
+        "items": [[item.position, item.key, item.reference] for item in chunk],
+    }

@@ -1,0 +1,81 @@
+"""Workers: who is alive, and what each holds warm.
+
+Takes heartbeats. Gives the workers heard of lately.
+Knows nothing of processes; a worker that dies simply stops beating.
+"""
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import case, delete, select
+from sqlalchemy.orm import Session
+
+from db import models
+from db import session as database
+from db.models import WorkerState
+from db.session import now_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker, as it describes itself."""
+
+    name: str
+    host: str
+    pid: int
+    role: str
+    models: tuple[str, ...]
+    device: str
+    state: WorkerState
+    #: names of the versions held in memory
+    warm: tuple[str, ...] = ()
+    #: why it is not ready
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive(Worker):
+    """A worker heard of lately."""
+
+    started_at_s: float
+    heartbeat_at_s: float
+
+
+def beat(session: Session, worker: Worker) -> None:
+    """Write a worker's heartbeat; one with another pid has started anew."""
+    row = models.Worker
+    told = asdict(worker) | {"models": list(worker.models), "warm": list(worker.warm)}
+    first = database.insert(session, row).values(**told, started_at_s=now_s(), heartbeat_at_s=now_s())
+    restarted = (row.host != first.excluded.host) | (row.pid != first.excluded.pid)
+    again = told | {
+        "started_at_s": case((restarted, now_s()), else_=row.started_at_s),
+        "heartbeat_at_s": now_s(),
+    }
+    session.execute(first.on_conflict_do_update(index_elements=[row.name], set_=again))
+
+
+def list_alive(session: Session, *, within_s: float) -> list[Alive]:
+    """List the workers whose last heartbeat is at most `within_s` seconds old, by name."""
+    row = models.Worker
+    alive = select(row).where(row.heartbeat_at_s >= now_s() - within_s).order_by(row.name)
+    return [_alive(found) for found in session.scalars(alive)]
+
+
+def leave(session: Session, name: str) -> None:
+    """Forget a worker that stopped."""
+    session.execute(delete(models.Worker).where(models.Worker.name == name))
+
+
+def _alive(row: models.Worker) -> Alive:
+    return Alive(
+        name=row.name,
+        host=row.host,
+        pid=row.pid,
+        role=row.role,
+        models=tuple(row.models),
+        device=row.device,
+        state=row.state,
+        warm=tuple(row.warm),
+        message=row.message,
+        started_at_s=row.started_at_s,
+        heartbeat_at_s=row.heartbeat_at_s,
+    )

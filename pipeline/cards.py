@@ -1,0 +1,119 @@
+"""Takes what is known of a network: how to build it, its classes, its preprocessing, its past.
+
+Gives the card of a checkpoint, to and from JSON.
+Knows nothing of weights or files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from pipeline.errors import CheckpointBroken
+from pipeline.preprocess import Preprocess
+
+#: version of the card's layout
+FORMAT = 1
+#: fields that say when and where a checkpoint was written, not what it is
+INCIDENTAL = ("created_at_s", "parity_sha256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What the caller knows of a network that is to be saved."""
+
+    #: name that `backbones.build` understands
+    arch: str
+    #: options that `backbones.build` needs beside the name
+    arch_options: Mapping[str, object] = field(default_factory=dict)
+    #: names of the outputs, in order
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    #: divides the logits before the softmax, so that scores mean what they say
+    temperature: float = 1.0
+    #: name -> number, as measured at training
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    #: digest of the labels it was trained on
+    snapshot: str | None = None
+    #: version it was trained from
+    parent: str | None = None
+    #: prefixes of parameter names that were not trained
+    frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card(Draft):
+    """Everything about a checkpoint but its weights; its sha256 seals the other files through theirs."""
+
+    format: int = FORMAT
+    #: of weights.safetensors
+    weights_sha256: str
+    #: of parity.safetensors
+    parity_sha256: str
+    num_parameters: int
+    #: seconds since the epoch
+    created_at_s: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the fields as JSON values."""
+        return {**asdict(self), "preprocess": self.preprocess.as_dict()}
+
+    def as_bytes(self) -> bytes:
+        """Give the bytes of card.json."""
+        return json.dumps(self.as_dict(), indent=2, sort_keys=True, allow_nan=False).encode()
+
+    def content_digest(self) -> str:
+        """Give the sha256 of what the checkpoint is, whenever and wherever it was written."""
+        content = {key: value for key, value in self.as_dict().items() if key not in INCIDENTAL}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, object]) -> Card:
+        """Read what `as_dict` gave; raise CheckpointBroken for another format, or another set of fields."""
+        if given.get("format") != FORMAT:
+            raise CheckpointBroken(
+                f"The card has format {given.get('format')}; this imagemill reads {FORMAT}."
+            )
+        if odd := {entry.name for entry in fields(cls)} ^ set(given):
+            raise CheckpointBroken(
+                f"The card does not have exactly the fields it should: {', '.join(sorted(odd))}."
+            )
+        try:
+            card = cls(**{**given, **_typed(given)})  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise CheckpointBroken(f"The card cannot be read: {error}") from error
+        if not (isinstance(card.temperature, int | float) and 0 < card.temperature < math.inf):
+            raise CheckpointBroken(
+                f"The card's temperature is {card.temperature}; it must be a positive number."
+            )
+        return card
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Card:
+        """Read card.json; raise CheckpointBroken."""
+        try:
+            given = json.loads(data)
+        except ValueError as error:
+            raise CheckpointBroken("The card is not JSON.") from error
+        if not isinstance(given, dict):
+            raise CheckpointBroken("The card is not a JSON object.")
+        return cls.from_dict(given)
+
+
+def _typed(given: Mapping[str, object]) -> dict[str, object]:
+    """Turn JSON lists and objects into the values they stand for."""
+    preprocess, classes, frozen = given["preprocess"], given["classes"], given["frozen"]
+    if not (
+        isinstance(preprocess, dict)
+        and isinstance(classes, list | tuple)
+        and isinstance(frozen, list | tuple)
+    ):
+        raise ValueError("preprocess must be an object, classes and frozen lists.")  # noqa: TRY004 - bad data
+    return {
+        "preprocess": Preprocess.from_dict(preprocess),
+        "classes": tuple(classes),
+        "frozen": tuple(frozen),
+    }

@@ -1,0 +1,44 @@
+"""Takes what the settings say about device and precision.
+
+Gives the torch device and dtype to run on.
+Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.errors import DeviceUnavailable
+
+#: setting -> dtype
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_device(setting: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:N" into a device that is there; raise DeviceUnavailable."""
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if setting == "cpu":
+        return torch.device("cpu")
+    name, _, index = setting.partition(":")
+    if name != "cuda" or (index and not index.isdecimal()):
+        raise DeviceUnavailable(f"The device {setting!r} is not known; choose auto, cpu, cuda or cuda:N.")
+    if not torch.cuda.is_available():
+        raise DeviceUnavailable(
+            f"{setting} was asked for, but torch finds no CUDA device; choose auto or cpu."
+        )
+    if int(index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"{setting} was asked for, but there are {torch.cuda.device_count()} CUDA devices."
+        )
+    return torch.device(setting)
+
+
+def choose_precision(setting: str, device: torch.device) -> torch.dtype:
+    """Turn "auto", "fp32" or "bf16" into a dtype; auto is bf16 on GPUs that have it, else fp32."""
+    if setting == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    if setting not in PRECISIONS:
+        raise DeviceUnavailable(f"The precision {setting!r} is not known; choose auto, fp32 or bf16.")
+    return PRECISIONS[setting]

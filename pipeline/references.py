@@ -1,0 +1,199 @@
+"""Takes a reference (absolute file, file://, s3:// or any scheme fsspec knows) and the allowed roots.
+
+Gives its bytes, or the one sentence that says why not.
+Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import fsspec
+
+from pipeline.errors import ItemUnfetchable
+
+#: schemes of this machine's files; everything else goes through fsspec
+LOCAL_SCHEMES = ("file", "local")
+#: a FIFO must not block, a terminal must not become ours, a child must not inherit
+OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+#: errno -> (kind, what happened); anything else is "unreadable"
+OPEN_ERRORS = {
+    errno.ENOENT: ("missing", "There is no such file"),
+    errno.ENOTDIR: ("missing", "There is no such file"),
+    errno.ENAMETOOLONG: ("missing", "There is no such file: the name is too long"),
+    errno.ELOOP: ("missing", "There is no such file: its links run in a circle"),
+    errno.ENXIO: ("not_a_file", "It is not a regular file"),
+    errno.EACCES: ("unreadable", "The worker may not read it; check its permissions"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """Where references may point: everything under these prefixes and nothing else."""
+
+    #: absolute directories and URL prefixes, without a trailing slash (but "/" itself)
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Roots:
+        """Read absolute directories and URL prefixes; raise ValueError for one that names no place."""
+        return cls(prefixes=tuple(_root(text.strip()) for text in texts))
+
+    def local(self) -> tuple[str, ...]:
+        """Give the directories of this machine."""
+        return tuple(prefix for prefix in self.prefixes if "://" not in prefix)
+
+
+def fetch(reference: str, roots: Roots, *, max_bytes: int) -> bytes:
+    """Read what `reference` points at, at most `max_bytes`; raise ItemUnfetchable."""
+    if "\0" in reference:
+        raise ItemUnfetchable("unreadable", "The reference contains a NUL character.")
+    scheme, separator, rest = reference.partition("://")
+    if not separator:
+        data = _fetch_local(reference, roots, max_bytes)
+    elif scheme in LOCAL_SCHEMES:
+        data = _fetch_local(_local_file(rest), roots, max_bytes)
+    else:
+        data = _fetch_remote(reference, scheme, roots, max_bytes)
+    if not data:
+        raise ItemUnfetchable("empty", "The file is empty.")
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
+    return data
+
+
+# ---------------------------------------------------------------- this machine's files
+
+
+def _fetch_local(file: str, roots: Roots, max_bytes: int) -> bytes:
+    if not file.startswith("/"):
+        raise ItemUnfetchable("outside_roots", "The reference is relative; give an absolute file or a URL.")
+    allowed = roots.local()
+    real_roots = tuple(os.path.realpath(root) for root in allowed)
+    # Blatant cases are refused before anything is opened: opening a device can have effects.
+    if not _is_under(os.path.normpath(file), (*allowed, *real_roots)):
+        raise _outside_roots()
+    descriptor = _open(file)
+    try:
+        # The descriptor, not the name, is what gets read: no link or `..` can be swapped in between.
+        if not _is_under(_real_file(descriptor, file), real_roots):
+            raise _outside_roots()
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ItemUnfetchable("not_a_file", "It is not a regular file.")
+        if facts.st_size > max_bytes:
+            raise _too_large(max_bytes)
+        return _read(descriptor, max_bytes + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _open(file: str) -> int:
+    try:
+        return os.open(file, OPEN_FLAGS)
+    except OSError as error:
+        kind, fact = OPEN_ERRORS.get(
+            error.errno or 0, ("unreadable", f"It could not be opened: {error.strerror}")
+        )
+        raise ItemUnfetchable(kind, f"{fact}.") from error
+    except ValueError as error:  # characters that no file name can hold
+        raise ItemUnfetchable("missing", "There is no such file: the name is not valid text.") from error
+
+
+def _read(descriptor: int, num_bytes: int) -> bytes:
+    chunks = []
+    try:
+        while num_bytes > 0 and (chunk := os.read(descriptor, min(num_bytes, 1 << 20))):
+            chunks.append(chunk)
+            num_bytes -= len(chunk)
+    except OSError as error:
+        raise ItemUnfetchable("unreadable", f"It could not be read: {error.strerror}.") from error
+    return b"".join(chunks)
+
+
+def _real_file(descriptor: int, file: str) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    except OSError:  # no /proc: the name is the next best thing
+        return os.path.realpath(file)
+
+
+def _local_file(rest: str) -> str:
+    # `?` and `#` are ordinary characters of file names here, so no URL parser.
+    host, slash, file = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ItemUnfetchable("outside_roots", "A file:// reference must not name another host.")
+    file = unquote(slash + file, errors="surrogateescape")
+    if "\0" in file:
+        raise ItemUnfetchable("unreadable", "The reference contains a NUL character.")
+    return file
+
+
+# ---------------------------------------------------------------- other stores
+
+
+def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> bytes:
+    schemes = {prefix.partition("://")[0] for prefix in roots.prefixes if "://" in prefix}
+    # "::" chains filesystems in fsspec (zip://x::file:///...): a way around the roots.
+    if scheme not in schemes or "::" in reference:
+        raise ItemUnfetchable(
+            "unsupported_scheme",
+            f"References with {scheme}:// are not allowed here; ask for a root that has it.",
+        )
+    # Decoded as well, because an HTTP server may decode `%2e%2e` after us.
+    parts = {*reference.split("/"), *unquote(reference).split("/")}
+    if parts & {".", ".."} or not _is_under(reference, roots.prefixes):
+        raise _outside_roots()
+    try:
+        filesystem, key = fsspec.core.url_to_fs(reference)
+        return bytes(filesystem.cat_file(key, start=0, end=max_bytes + 1))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ItemUnfetchable("missing", "There is no such object.") from error
+    except IsADirectoryError as error:
+        raise ItemUnfetchable("not_a_file", "It is a folder, not an object.") from error
+    except (ImportError, ValueError) as error:
+        raise ItemUnfetchable(
+            "unsupported_scheme", f"The driver for {scheme}:// is not installed."
+        ) from error
+    except Exception as error:  # every driver brings its own family (botocore, aiohttp, ...)
+        raise ItemUnfetchable("unreadable", f"The store did not give it: {_first_line(error)}") from error
+
+
+# ---------------------------------------------------------------- roots and sentences
+
+
+def _root(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme not in LOCAL_SCHEMES:
+        if not rest.strip("/"):
+            raise ValueError(f"The root {text!r} must name a bucket or host after {scheme}://.")
+        return text.rstrip("/")
+    directory = _local_file(rest) if separator else text
+    if not directory.startswith("/"):
+        raise ValueError(
+            f"The root {text!r} must be an absolute directory or a URL such as s3://bucket/folder."
+        )
+    return os.path.normpath(directory)
+
+
+def _is_under(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)
+
+
+def _outside_roots() -> ItemUnfetchable:
+    return ItemUnfetchable("outside_roots", "The reference points outside the roots this worker may read.")
+
+
+def _too_large(max_bytes: int) -> ItemUnfetchable:
+    return ItemUnfetchable("too_large", f"The file is larger than the limit of {max_bytes} bytes.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,177 @@
+"""Takes a checkpoint's reference.
+
+Gives a warm network, checked on its parity fixture, that turns batches of images into predictions.
+Knows nothing of references to images, jobs or versions.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from pipeline import checkpoints, devices, parity
+from pipeline.cards import Card
+from pipeline.errors import CheckpointBroken
+from pipeline.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the network says of one image."""
+
+    label: str
+    #: probability of the label, 0..1
+    score: float
+    #: (label, probability), best first; its first is `label`
+    top_k: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Classifier:
+    """A network in evaluation mode with all that its predictions need."""
+
+    network: nn.Module
+    card: Card
+    device: torch.device
+    #: of the network's arithmetic, but for BatchNorm and the softmax, which stay in fp32
+    dtype: torch.dtype
+
+    @classmethod
+    def open(
+        cls,
+        reference: str,
+        *,
+        sha256: str | None,
+        device: str | torch.device,
+        precision: str,
+        batch_size: int,
+    ) -> Classifier:
+        """Load, check and warm up; precision "auto" falls back to fp32 where bf16 misses the fixture.
+
+        Raise CheckpointBroken, StoreUnreachable or DeviceUnavailable.
+        """
+        place = device if isinstance(device, torch.device) else devices.choose_device(device)
+        dtype = devices.choose_precision(precision, place)
+        classifier, reason = cls._prove(checkpoints.load(reference, sha256=sha256), place, dtype)
+        if reason and precision == "auto" and dtype != torch.float32:
+            logger.warning("%s serves in fp32: in bf16 it %s", reference, reason)
+            classifier, reason = cls._prove(checkpoints.load(reference, sha256=sha256), place, torch.float32)
+        if reason:
+            name = "fp32" if classifier.dtype == torch.float32 else "bf16"
+            raise CheckpointBroken(f"{reference} is not served: in {name} on {place} it {reason}.")
+        classifier.warm_up(batch_size)
+        return classifier
+
+    @classmethod
+    def _prove(
+        cls, loaded: checkpoints.Loaded, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Classifier, str]:
+        """Give the classifier, and what is wrong with it on the fixture (empty: nothing)."""
+        network = _cast(loaded.network, dtype).to(memory_format=torch.channels_last).to(device)
+        classifier = cls(network=network, card=loaded.card, device=device, dtype=dtype)
+        fixture = loaded.parity
+        logits = classifier.logits(fixture.images_NCHW)
+        gap = parity.parity_gap(lambda _: logits, fixture)
+        if not gap <= parity.tolerance(device, dtype):
+            return classifier, f"misses its parity fixture by {gap:.2g} deviations"
+        if not torch.equal(logits.argmax(dim=1).cpu(), fixture.logits.argmax(dim=1)):
+            return classifier, "gives other labels on its parity fixture"
+        return classifier, ""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return self.card.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images become this network's pixels."""
+        return self.card.preprocess
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its parameters and buffers."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def warm_up(self, batch_size: int) -> None:
+        """Run one batch of each size that serving will see first."""
+        size = self.preprocess.crop_size
+        for num_images in batch_sizes(batch_size, self.device):
+            self.predict(torch.zeros(num_images, 3, size, size, dtype=torch.uint8), top_k=1)
+
+    def predict(self, images_NCHW: Tensor, *, top_k: int) -> list[Prediction]:  # noqa: N803
+        """Classify uint8 [N, 3, S, S] on the CPU; one prediction per image, in order.
+
+        Scores are softmax(logits / temperature) in fp32. Raise CheckpointBroken where the network does not
+        give one finite row per image.
+        """
+        if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
+            raise ValueError(
+                f"Images must be uint8 [N, 3, S, S], not {images_NCHW.dtype} {images_NCHW.shape}."
+            )
+        if not len(images_NCHW):
+            return []
+        with torch.inference_mode():
+            scores = torch.softmax(self.logits(images_NCHW) / self.card.temperature, dim=1).cpu()
+        if scores.shape != (len(images_NCHW), len(self.classes)) or not scores.isfinite().all():
+            raise CheckpointBroken(
+                f"The network gave {list(scores.shape)} scores for {len(images_NCHW)} images, or not finite."
+            )
+        best = scores.topk(min(max(top_k, 1), len(self.classes)), dim=1)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [self._prediction(indices, values) for indices, values in rows]
+
+    def _prediction(self, indices: list[int], values: list[float]) -> Prediction:
+        top_k = tuple((self.classes[index], value) for index, value in zip(indices, values, strict=True))
+        return Prediction(label=top_k[0][0], score=top_k[0][1], top_k=top_k)
+
+    def logits(self, images_NCHW: Tensor) -> Tensor:  # noqa: N803
+        """Give fp32 logits [N, classes] on the device; halve the batch as often as memory asks for."""
+        try:
+            return self._forward(images_NCHW)
+        except torch.OutOfMemoryError:
+            if len(images_NCHW) == 1:
+                raise
+            logger.warning("out of memory with %s images, trying half", len(images_NCHW))
+        # Out of the except block, so that the failed attempt's tensors are gone.
+        halves = torch.tensor_split(images_NCHW, 2)
+        return torch.cat([self.logits(half) for half in halves])
+
+    def _forward(self, images_NCHW: Tensor) -> Tensor:  # noqa: N803
+        images = images_NCHW.contiguous(memory_format=torch.channels_last)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        with torch.inference_mode():
+            images = images.to(self.device, non_blocking=True)
+            logits: Tensor = self.network(self.preprocess.normalize(images, self.dtype))
+            return logits.float()
+
+
+def batch_sizes(batch_size: int, device: torch.device) -> tuple[int, ...]:
+    """Give the sizes to warm up: on CUDA powers of two up to the full batch, on CPU one and the full batch.
+
+    A GPU picks kernels per shape and finds out here whether the largest fits; a CPU only fills caches.
+    """
+    if device.type == "cpu":
+        return tuple(sorted({1, batch_size}))
+    return (*(2**power for power in range(16) if 2**power < batch_size), batch_size)
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast all but the BatchNorms, whose running variances lose too much in bf16.
+
+    Casting gives the same logits as autocast and casts the weights once instead of in every forward.
+    """
+    for module in network.modules():
+        if not isinstance(module, _NormBase):
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.is_floating_point():
+                    tensor.data = tensor.data.to(dtype)
+    return network

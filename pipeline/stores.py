@@ -1,0 +1,108 @@
+"""Takes the address of a folder in a store (file://, s3:// or any scheme fsspec knows).
+
+Gives a way to write its files so that a crash leaves all of them or none, and to have them as local files.
+Knows nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import StoreUnreachable
+
+
+def write_folder(address: str, contents: Mapping[str, bytes]) -> None:
+    """Write the files in the order given, so that the last one proves the others are there.
+
+    On this machine the folder appears whole, by a rename; a folder that is there already stays as it is.
+    Raise StoreUnreachable.
+    """
+    filesystem, folder = _open_store(address)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            _write_and_rename(Path(folder), contents)
+        else:
+            for name, data in contents.items():
+                filesystem.pipe_file(f"{folder}/{name}", data)
+    except Exception as error:  # every driver brings its own family (botocore, aiohttp, ...)
+        raise StoreUnreachable(f"{address} could not be written: {error}.") from error
+
+
+def read_file(address: str, name: str) -> bytes | None:
+    """Give the bytes of one file, None where there is none; raise StoreUnreachable."""
+    filesystem, folder = _open_store(address)
+    try:
+        return bytes(filesystem.cat_file(f"{folder}/{name}"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address}/{name} could not be read: {error}.") from error
+
+
+@contextmanager
+def local_folder(address: str, names: tuple[str, ...]) -> Iterator[Path]:
+    """Give a local folder that holds the named files, as far as they exist; raise StoreUnreachable."""
+    filesystem, folder = _open_store(address)
+    if isinstance(filesystem, LocalFileSystem):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="imagemill-") as temporary:
+        for name in names:
+            data = read_file(address, name)
+            if data is not None:
+                (Path(temporary) / name).write_bytes(data)
+        yield Path(temporary)
+
+
+def _open_store(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        filesystem, folder = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise StoreUnreachable(f"The store of {address} has no driver here: {error}.") from error
+    return filesystem, str(folder).rstrip("/")
+
+
+def _write_and_rename(folder: Path, contents: Mapping[str, bytes]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(8)}"
+    temporary.mkdir()
+    try:
+        for name, data in contents.items():
+            _write_durably(temporary / name, data)
+        _sync(temporary)
+        _rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _rename(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # somebody else wrote the same content first: theirs stays
+            raise
+
+
+def _write_durably(file: Path, data: bytes) -> None:
+    with file.open("xb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

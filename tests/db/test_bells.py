@@ -1,0 +1,66 @@
+import pytest
+
+from db import bells, jobs, leases, sweeps
+from db.session import transaction
+from tests.db import builders
+from tests.db.builders import OVER_S, fill
+
+
+def owed(session, older_than_s=None):
+    return [bell.shard_id for bell in bells.unrung(session, older_than_s=older_than_s, limit=100)]
+
+
+def test_a_bell_carries_what_names_its_queue(sessions):
+    with transaction(sessions) as session:
+        job_id = builders.submit(session, 6, priority="interactive")
+        first, second = bells.unrung(session, older_than_s=None, limit=100)
+        assert (first.job_id, first.model, first.version_id) == (job_id, builders.MODEL, None)
+        assert (first.priority, first.num_items, second.num_items) == ("interactive", 4, 2)
+        assert bells.bells_of(session, job_id) == [first, second]
+
+
+def test_a_bell_is_owed_until_it_is_rung(sessions):
+    with transaction(sessions) as session:
+        job_id = builders.submit(session, 8)
+        first, second = owed(session)
+        bells.mark_rung(session, [first])
+        assert owed(session) == [second]
+        assert [bell.shard_id for bell in bells.bells_of(session, job_id)] == [second]
+
+
+@pytest.mark.parametrize(
+    ("older_than_s", "expected"), [(None, 0), (60, 0), (-1, 1)], ids=["never", "young", "old"]
+)
+def test_a_bell_rung_long_ago_is_owed_again_to_whoever_asks(sessions, older_than_s, expected):
+    with transaction(sessions) as session:
+        builders.submit(session, 4)
+        bells.mark_rung(session, owed(session))
+        assert len(owed(session, older_than_s)) == expected
+
+
+def test_no_bell_is_owed_for_a_shard_nobody_may_claim(sessions):
+    with transaction(sessions) as session:
+        builders.receive(session, builders.job(10), 0, 5)
+        jobs.cancel(session, builders.submit(session, 4))
+        builders.submit(session, 4)
+        claim = fill(session, 4)[0]
+        assert owed(session) == []
+        leases.release(session, claim, delay_s=60, forgive=True)
+        assert owed(session) == []
+
+
+def test_a_shard_that_came_back_is_owed_a_new_bell(sessions):
+    with transaction(sessions) as session:
+        builders.submit(session, 4)
+        bells.mark_rung(session, owed(session))
+        claim = fill(session, 4, lease_s=OVER_S)[0]
+        sweeps.reap(session, max_attempts=3)
+        assert owed(session) == [claim.shard_id]
+
+
+def test_bells_are_listed_up_to_the_limit_oldest_first(sessions):
+    with transaction(sessions) as session:
+        builders.submit(session, 12)
+        assert [bell.shard_id for bell in bells.unrung(session, older_than_s=None, limit=2)] == owed(session)[
+            :2
+        ]

@@ -1,0 +1,102 @@
+import multiprocessing
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from db import errors, migrate, models
+from db import session as database
+from db.session import transaction
+
+
+@pytest.fixture
+def empty(empty_database_url):
+    """Sessions on a database without a table."""
+    sessions = database.connect(empty_database_url)
+    yield sessions
+    database.engine_of(sessions).dispose()
+
+
+def described(engine):
+    """Everything a migration and a model can disagree about."""
+    inspector = inspect(engine)
+    return {
+        table: {
+            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)],
+            "primary key": inspector.get_pk_constraint(table),
+            "indexes": sorted(map(str, inspector.get_indexes(table))),
+            "unique": sorted(map(str, inspector.get_unique_constraints(table))),
+            "foreign keys": sorted(map(str, inspector.get_foreign_keys(table))),
+            "checks": sorted(map(str, inspector.get_check_constraints(table))),
+            "options": str(inspector.get_table_options(table)),
+        }
+        for table in sorted(models.metadata.tables)
+    }
+
+
+def test_a_migrated_database_is_at_the_head_and_upgrading_again_changes_nothing(empty, empty_database_url):
+    for _ in range(2):
+        migrate.upgrade(empty_database_url)
+        migrate.check(empty)
+
+
+def test_alembic_finds_nothing_left_to_migrate(sessions):
+    with database.engine_of(sessions).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, models.metadata) == []
+
+
+def test_the_migrations_and_the_models_agree_on_every_constraint(sessions, empty):
+    modelled = database.engine_of(empty)
+    models.metadata.create_all(modelled)
+    assert described(database.engine_of(sessions)) == described(modelled)
+
+
+def test_an_empty_database_is_too_old(empty):
+    with pytest.raises(errors.SchemaOld, match="imagemill db upgrade"):
+        migrate.check(empty)
+
+
+def test_a_database_of_a_later_release_is_too_new(sessions):
+    with transaction(sessions) as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'from the future'"))
+    with pytest.raises(errors.SchemaNew):
+        migrate.check(sessions)
+
+
+def test_a_database_that_is_away_is_not_an_old_one(tmp_path):
+    away = f"sqlite:///{tmp_path / 'missing' / 'ledger.db'}"
+    with pytest.raises(errors.LedgerUnreachable):
+        migrate.check(database.connect(away))
+    with pytest.raises(errors.LedgerUnreachable):
+        migrate.upgrade(away)
+
+
+def test_four_processes_may_upgrade_at_once(empty, empty_database_url):
+    spawn = multiprocessing.get_context("spawn")
+    migrators = [spawn.Process(target=migrate.upgrade, args=(empty_database_url,)) for _ in range(4)]
+    for migrator in migrators:
+        migrator.start()
+    for migrator in migrators:
+        migrator.join(timeout=60)
+    assert [migrator.exitcode for migrator in migrators] == [0, 0, 0, 0]
+    migrate.check(empty)
+
+
+def test_a_migration_does_not_wait_long_behind_a_busy_table(postgres, postgres_template):
+    with pytest.raises(Exception, match="lock timeout"):
+        _migrate_behind_a_lock(postgres, postgres_template)
+
+
+def _migrate_behind_a_lock(postgres, template):
+    postgres.execute(f"CREATE DATABASE busy TEMPLATE {template}")
+    url = postgres.url("busy")
+    sessions = database.connect(url)
+    try:
+        with transaction(sessions) as session:
+            session.execute(text("LOCK TABLE alembic_version"))
+            migrate.upgrade(url)
+    finally:
+        database.engine_of(sessions).dispose()
+        postgres.execute("DROP DATABASE busy WITH (FORCE)")

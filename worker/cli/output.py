@@ -1,0 +1,97 @@
+"""Takes values. Gives what a person or a program reads: tables, JSON, times and counts. Knows nothing of where they come from."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+#: What a state looks like.
+STATE_STYLES = {
+    "succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "dim", "expired": "dim",
+    "running": "cyan", "accepted": "blue", "ready": "green", "busy": "cyan", "setup_failed": "red",
+}  # fmt: skip
+
+
+def console() -> Console:
+    """Give a console on stdout; wide where nobody watches, so that a pipe gets whole lines."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def errors() -> Console:
+    """Give a console on stderr, where progress goes so that stdout stays clean."""
+    return Console(stderr=True, highlight=False)
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON: dataclasses as objects, times as epoch seconds."""
+    print(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar while something of known length goes on; where nobody watches, nothing."""
+    with Progress(console=errors(), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda completed: bar.update(task, completed=completed)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table, or a line that says there is nothing."""
+    drawn = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+    )
+    for column in columns:
+        right = column in {"items", "done", "failed", "waiting", "parameters", "classes", "score", "shards"}
+        drawn.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_cell(value) for value in row))
+    if drawn.row_count:
+        console().print(drawn)
+    else:
+        console().print(f"[bold]{title}[/bold]: none")
+
+
+def state(name: str) -> str:
+    """Colour a state."""
+    style = STATE_STYLES.get(name)
+    return f"[{style}]{name}[/{style}]" if style else name
+
+
+def when(at_s: float | None) -> str:
+    """Give a moment in local time, to the second."""
+    return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def took(seconds: float | None) -> str:
+    """Give a duration as a person would say it."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, UUID | Path):
+        return str(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

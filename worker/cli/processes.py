@@ -1,0 +1,121 @@
+"""Takes a role. Gives a process that plays it until it is told to stop. Knows nothing of the other processes."""
+
+import os
+import socket
+from argparse import Namespace
+from collections.abc import Sequence
+
+from worker import app, logs, messages, schedule
+from worker.cli import output
+from worker.settings import Settings, SettingsInvalid
+
+#: Seconds without a heartbeat after which a worker is held dead.
+ALIVE_S = 60.0
+
+
+def worker(asked: Namespace, settings: Settings) -> int:
+    """Run one Celery worker: one child, which owns the device."""
+    from worker import runtime
+
+    runtime.open_ledger(settings)
+    _reach_broker(settings)
+    logs.set_up(settings.log_level)
+    queues = _queues(asked.role, settings.models)
+    celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",))
+    celery.worker_main(
+        [
+            "worker",
+            "--hostname",
+            f"{asked.role}@%h",
+            "--queues",
+            ",".join(queues),
+            "--task-events",
+            "-O",
+            "fair",
+        ]
+        + ["--without-mingle", "--without-gossip", "--loglevel", settings.log_level]
+    )
+    return 0
+
+
+def beat(asked: Namespace, settings: Settings) -> int:
+    """Run the scheduler."""
+    _reach_broker(settings)
+    logs.set_up(settings.log_level)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    beat_app = schedule.create_beat_app(settings)
+    beat_app.Beat(loglevel=settings.log_level, pidfile=None, socket_timeout=30).run()
+    return 0
+
+
+def flower(asked: Namespace, settings: Settings) -> int:
+    """Run Flower, read-only and behind its password; its page and its API show short texts, never references."""
+    if ":" not in settings.flower_basic_auth:
+        raise SettingsInvalid(
+            "Flower never runs open: set IMAGEMILL_FLOWER_BASIC_AUTH=user:password (or ..._FILE)."
+        )
+    _reach_broker(settings)
+    # By the environment, for a password among the arguments would show in the process list.
+    os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth
+    port = asked.port or settings.flower_port
+    celery = schedule.create_beat_app(settings)
+    celery.start(
+        ["flower", f"--address={asked.address}", f"--port={port}", "--read-only", "--logging=warning"]
+    )
+    return 0
+
+
+def health(asked: Namespace, settings: Settings) -> int:
+    """Tell whether a worker of this role on this host has beaten lately; beat itself shows by the ticks that arrive."""
+    from db import session, workers
+
+    with session.reading(session.connect(settings.database_url)) as reading:
+        alive = workers.list_alive(reading, within_s=ALIVE_S)
+    here = [one for one in alive if one.role == asked.role and one.host in (socket.gethostname(), "")]
+    if asked.json:
+        output.as_json({"role": asked.role, "alive": bool(here), "workers": here})
+    return 0 if here else 1
+
+
+def upgrade(asked: Namespace, settings: Settings) -> int:
+    """Bring the ledger's schema to this code's revision."""
+    from db import migrate
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    migrate.upgrade(settings.database_url)
+    _say_revision(asked, migrate.head())
+    return 0
+
+
+def check(asked: Namespace, settings: Settings) -> int:
+    """Compare the ledger's schema with this code's revision."""
+    from db import migrate
+    from worker import runtime
+
+    runtime.open_ledger(settings)
+    _say_revision(asked, migrate.head())
+    return 0
+
+
+def _say_revision(asked: Namespace, revision: str) -> None:
+    if asked.json:
+        output.as_json({"revision": revision})
+    else:
+        output.console().print(f"The ledger's schema is at revision {revision}.")
+
+
+def _queues(role: str, models: Sequence[str]) -> tuple[str, ...]:
+    """Name a role's queues in the order they are served: every model's interactive one ahead of any bulk one."""
+    if role == "classify":
+        return tuple(
+            messages.classify_queue(model, urgency) for urgency in messages.PRIORITIES for model in models
+        )
+    return (messages.INTAKE_QUEUE if role == "intake" else messages.UPKEEP_QUEUE,)
+
+
+def _reach_broker(settings: Settings) -> None:
+    """Make sure that Redis answers before a process starts that would retry for ever. Raises `BrokerUnreachable`."""
+    from worker.client import Client
+
+    with Client(settings.broker_url) as client:
+        client.ping()

@@ -1,0 +1,268 @@
+"""Takes the settings. Gives the running stack in the foreground, and one screen about it. Knows nothing of its insides."""
+
+import secrets
+import signal
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+
+from db import jobs, migrate, registry, session, workers
+from worker import bell, messages, runtime
+from worker.app import create_app
+from worker.cli import output
+from worker.client import Client, ClientError, Refused
+from worker.settings import Settings
+from worker.stack import ROLES, Stack, StackError
+
+#: Seconds in which intake and a classify worker must come up: importing torch and loading a model takes most of it.
+READY_S = 120.0
+#: Seconds without a heartbeat after which a worker is not shown any more.
+ALIVE_S = 30.0
+#: A question that only a living intake answers.
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def up(asked: Namespace, settings: Settings) -> int:
+    """Run the stack until Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    settings = settings if settings.allowed_roots else replace(settings, allowed_roots=(str(Path.cwd()),))
+    if not settings.flower_basic_auth:
+        settings = replace(settings, flower_basic_auth=f"imagemill:{secrets.token_urlsafe(12)}")
+    console = output.console()
+    with running(
+        settings, say=console.print, stop=stop, env={"FLOWER_BASIC_AUTH": f"imagemill:{password}"}
+    ) as stack:
+        if not asked.no_flower:
+            stack.start("flower", "flower")
+        _say_up(asked, settings, stack)
+        while not stop.wait(1.0):
+            for part in stack.fallen():
+                console.print(
+                    f"[yellow]{part.name} ended and is started again; see {stack.logs / part.name}.log[/yellow]"
+                )
+                stack.restart(part)
+        console.print("Stopping: running shards are finished first ...")
+    console.print("Stopped.")
+    return 0
+
+
+@contextmanager
+def running(
+    settings: Settings,
+    *,
+    say: Callable[[str], object],
+    stop: threading.Event | None = None,
+) -> Iterator[Stack]:
+    """Start what the pipeline needs and wait until it takes work; stop all of it at the end, whatever happened."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with Stack(settings=settings) as stack:
+        if settings.is_embedded:
+            stack.start_redis()
+        migrate.upgrade(settings.database_url)
+        for role in ROLES:
+            stack.start(role, *(("beat",) if role == "beat" else ("worker", role)))
+        say("Starting intake, classify, upkeep and beat ...")
+        _await_ready(settings, stack, stop or threading.Event())
+        yield stack
+
+
+def _await_ready(settings: Settings, stack: Stack, stop: threading.Event) -> None:
+    give_up_s = time.monotonic() + READY_S
+    sessions = runtime.open_ledger(settings)
+    with Client(settings.broker_url, timeout_s=2.0) as client:
+        while not stop.is_set():
+            if fallen := stack.fallen():
+                raise StackError(
+                    f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}"
+                )
+            with session.reading(sessions) as reading:
+                roles = {worker.role for worker in workers.list_alive(reading, within_s=ALIVE_S)}
+            if {"intake", "classify"} <= roles and _answers(client):
+                return
+            if time.monotonic() > give_up_s:
+                raise StackError(f"The workers were not ready within {READY_S:.0f} s; see {stack.logs}.")
+            stop.wait(0.1)
+
+
+def _answers(client: Client) -> bool:
+    try:
+        client.status(NOBODY)
+    except Refused:
+        return True
+    except ClientError:
+        return False
+    return True
+
+
+def _complaint(log: Path) -> str:
+    """Find what a part said before it ended."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    complaints = [line for line in lines if " ERROR " in line or line.startswith("imagemill: ")]
+    return complaints[-1].removeprefix("imagemill: ") if complaints else f"see {log}"
+
+
+def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:
+    facts = {
+        "broker": settings.broker_url,
+        "ledger": _without_password(settings.database_url),
+        "store": settings.store,
+        "allowed roots": ", ".join(settings.allowed_roots),
+        "models": ", ".join(settings.models),
+        "logs": str(stack.logs),
+    }
+    if not asked.no_flower:
+        user, _, password = settings.flower_basic_auth.partition(":")
+        facts["flower"] = f"http://127.0.0.1:{settings.flower_port} (user {user}, password {password})"
+    if asked.json:
+        output.as_json(facts)
+        return
+    console = output.console()
+    console.print("[bold green]imagemill is up[/bold green]; Ctrl-C stops it.")
+    for name, value in facts.items():
+        console.print(f"  {name:14} {value}", soft_wrap=True)
+    console.print("In another terminal: imagemill status, imagemill submit --wait photos/")
+
+
+def status(asked: Namespace, settings: Settings) -> int:
+    """Show in one screen what runs, what waits and which version is warm where."""
+    with session.reading(runtime.open_ledger(settings)) as reading:
+        alive = workers.list_alive(reading, within_s=ALIVE_S)
+        waiting = jobs.waiting_items(reading)
+        models = registry.models(reading)
+        serving = {model: registry.serving(reading, model) for model in models}
+        running_jobs = [
+            job for job in jobs.jobs(reading, limit=50) if job.state in ("receiving", "accepted", "running")
+        ]
+        now_s = session.clock(reading)
+    broker, ringing = _broker(settings)
+    if asked.json:
+        output.as_json(
+            {
+                "broker": broker,
+                "queues": ringing,
+                "workers": alive,
+                "waiting": waiting,
+                "serving": {model: pointer.version.name for model, pointer in serving.items() if pointer},
+                "jobs": running_jobs,
+            }
+        )
+        return 0
+    console = output.console()
+    console.print(f"[bold]Broker[/bold] {settings.broker_url}: {broker}")
+    console.print(f"[bold]Ledger[/bold] {_without_password(settings.database_url)}: schema {migrate.head()}")
+    _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
+    return 0
+
+
+def _print_status(
+    alive: list[workers.Alive],
+    waiting: list[jobs.Backlog],
+    serving: dict[str, registry.Serving | None],
+    unfinished: list[jobs.JobView],
+    ringing: dict[str, int],
+    now_s: float,
+) -> None:
+    output.table(
+        "\nWorkers",
+        ("role", "state", "serves", "warm", "device", "process", "beat", "trouble"),
+        (
+            (
+                one.role, output.state(one.state), ", ".join(one.models), ", ".join(one.warm),
+                one.device if one.role == "classify" else "", f"{one.host}:{one.pid}",
+                f"{max(0.0, now_s - one.heartbeat_at_s):.0f} s ago", one.message,
+            )
+            for one in alive
+        ),
+    )  # fmt: skip
+    output.table(
+        "\nServing",
+        ("model", "version", "architecture", "classes"),
+        ((m, p.version.name, p.version.arch, p.version.num_classes) for m, p in serving.items() if p),
+    )
+    output.table(
+        "\nWaiting",
+        ("model", "version", "priority", "items", "shards", "oldest"),
+        (
+            (
+                one.model,
+                one.version or "latest",
+                one.priority,
+                one.num_items,
+                one.num_shards,
+                output.took(one.oldest_s),
+            )
+            for one in waiting
+        ),
+    )
+    output.table(
+        "\nBells in Redis",
+        ("queue", "waiting"),
+        ((queue, count) for queue, count in ringing.items() if count),
+    )
+    output.table(
+        "\nJobs",
+        ("job", "state", "model", "items", "done", "failed"),
+        (
+            (
+                one.id,
+                output.state(one.state),
+                one.model,
+                one.num_items,
+                one.num_succeeded + one.num_failed,
+                one.num_failed,
+            )
+            for one in unfinished
+        ),
+    )
+
+
+def _broker(settings: Settings) -> tuple[str, dict[str, int]]:
+    app = create_app(settings)
+    queues = [
+        messages.classify_queue(model, urgency)
+        for model in settings.models
+        for urgency in messages.PRIORITIES
+    ]
+    try:
+        with Client(settings.broker_url) as client:
+            client.ping()
+        return "answers", bell.num_ringing(app, [messages.INTAKE_QUEUE, messages.UPKEEP_QUEUE, *queues])
+    except ClientError as away:
+        return str(away), {}
+
+
+def settings(asked: Namespace, known: Settings) -> int:
+    """Print every setting; passwords in URLs are hidden."""
+    rows = [
+        (
+            f"IMAGEMILL_{item.name.upper()}",
+            _without_password(_text(getattr(known, item.name))),
+            item.metadata["about"],
+        )
+        for item in fields(known)
+    ]
+    if asked.json:
+        output.as_json([{"variable": name, "value": value, "about": about} for name, value, about in rows])
+    else:
+        output.table("Settings", ("variable", "value", "meaning"), rows)
+    return 0
+
+
+def _text(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _without_password(url: str) -> str:
+    """Hide the password of a URL, or of `user:password`."""
+    if "://" not in url:
+        user, colon, _ = url.partition(":")
+        return f"{user}:***" if colon else url
+    head, at, tail = url.rpartition("@")
+    scheme, _, credentials = head.partition("://")
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}" if at and ":" in credentials else url

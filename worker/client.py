@@ -1,0 +1,285 @@
+"""Takes references from another service. Gives job ids, progress and outcomes, over Redis alone.
+
+Knows nothing of torch or SQL. A submit returns once the ledger has the job, and asks again until then.
+"""
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import TimeoutError as NoAnswer
+from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from . import manifests
+from .messages import (
+    BULK,
+    CANCEL,
+    INTAKE_QUEUE,
+    MAX_PART_BYTES,
+    MAX_PART_ITEMS,
+    RESULTS,
+    STATUS,
+    SUBMIT,
+    Item,
+    JobStatus,
+    Priority,
+    Receipt,
+    Result,
+    Submission,
+    parse_result,
+    reply_options,
+    transport_options,
+)
+
+#: Seconds an answer may take before the same message, with the same id, is sent again.
+RESEND_S = 5.0
+#: Parts on their way at once.
+PARTS_AHEAD = 8
+#: Outcomes asked for in one message.
+PAGE_ITEMS = 1000
+#: Seconds between two looks at a job's progress: at first, and at most.
+POLL_S = (0.02, 0.5)
+
+#: What a broker that is away, or that turns us away, raises.
+BROKER_ERRORS = (OperationalError, RedisError, ConnectionError, OSError)
+
+
+class ClientError(Exception):
+    """imagemill could not do what was asked."""
+
+
+class BrokerUnreachable(ClientError):
+    """No Redis answers at the broker's address."""
+
+
+class NotAcknowledged(ClientError):
+    """Intake did not answer in time; the job may or may not be recorded, and may be sent again with the same id."""
+
+
+class Refused(ClientError):
+    """Intake refused the request; `kind` says why, for programs."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Client:
+    """Hands images to imagemill and asks what became of them.
+
+    `timeout_s` bounds each exchange with intake, in seconds.
+    """
+
+    def __init__(self, broker_url: str, *, timeout_s: float = 60.0) -> None:
+        self.timeout_s = timeout_s
+        # A second Celery() must not become the app of the service that uses this client.
+        self._app = Celery("imagemill-client", set_as_current=False)
+        self._app.conf.update(
+            broker_url=broker_url,
+            result_backend=broker_url,
+            broker_transport_options=transport_options(),
+            result_backend_transport_options=reply_options(),
+            accept_content=["json"],
+            result_accept_content=["json"],
+            broker_connection_timeout=5,
+            redis_socket_timeout=10.0,
+            redis_socket_connect_timeout=5.0,
+            task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
+        )
+
+    def submit(self, references: Iterable[str], **options: Any) -> Receipt:
+        """Submit references, paths, globs and folders as one job. Options as in `submit_items`."""
+        return self.submit_items(manifests.from_references(references), **options)
+
+    def submit_manifest(self, file: str | Path, **options: Any) -> Receipt:
+        """Submit a JSONL or CSV manifest as one job, in constant memory. Options as in `submit_items`."""
+        return self.submit_items(manifests.from_manifest(Path(file)), **options)
+
+    def submit_bytes(self, images: Iterable[bytes], **options: Any) -> Receipt:
+        """Submit small images themselves as one job; intake stores them. Options as in `submit_items`."""
+        items = [Item(inline=image) for image in images]
+        return self.submit_items(lambda: iter(items), **options)
+
+    def submit_items(
+        self,
+        source: manifests.Source,
+        *,
+        model: str = "default",
+        version: str | None = None,
+        priority: Priority = BULK,
+        idempotency_key: str | None = None,
+        top_k: int = 5,
+        deadline_s: float | None = None,
+        caller: str | None = None,
+        job_id: str | None = None,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> Receipt:
+        """Submit a job of any size and return once the ledger has it all.
+
+        The same `idempotency_key` with the same items gives the same job, however often. `version` None pins
+        the serving version, `latest` follows promotions, `model:3` is exact. `deadline_s` counts from acceptance.
+        Raises `ManifestInvalid`, `Refused`, `NotAcknowledged` or `BrokerUnreachable`.
+        """
+        num_items = manifests.check(source)
+        header = Submission(
+            job_id=job_id or str(uuid.uuid4()),
+            items=(),
+            model=model,
+            version=version,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            top_k=top_k,
+            deadline_s=deadline_s,
+            num_items=num_items,
+            caller=caller,
+        )
+        receipt: Receipt | None = None
+        for receipt in self._send_parts(_parts(header, source)):
+            if on_sent:
+                on_sent(receipt.num_received)
+        if receipt is None:
+            raise NotAcknowledged(f"No part of job {header.job_id} was sent.")
+        return receipt
+
+    def status(self, job_id: str) -> JobStatus:
+        """Ask how far a job is."""
+        return JobStatus(**self._ask(STATUS, {"job_id": job_id}))
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[JobStatus], None] | None = None,
+    ) -> JobStatus:
+        """Wait until the job has ended, or for `timeout_s` seconds, and give its last status."""
+        give_up_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        pause_s, longest_s = POLL_S
+        while True:
+            status = self.status(job_id)
+            if on_progress:
+                on_progress(status)
+            if status.is_final or time.monotonic() >= give_up_s:
+                return status
+            time.sleep(min(pause_s, max(0.0, give_up_s - time.monotonic())))
+            pause_s = min(pause_s * 1.5, longest_s)
+
+    def results(self, job_id: str) -> Iterator[Result]:
+        """Give the outcomes recorded so far, in the order of the items, a page at a time."""
+        after = -1
+        while True:
+            page = self._ask(RESULTS, {"job_id": job_id, "after": after, "limit": PAGE_ITEMS})
+            yield from (parse_result(wire) for wire in page)
+            if len(page) < PAGE_ITEMS:
+                return
+            after = page[-1]["position"]
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Cancel a job; outcomes already recorded are kept."""
+        return JobStatus(**self._ask(CANCEL, {"job_id": job_id}))
+
+    def ping(self) -> None:
+        """Make sure that the broker answers. Raises `BrokerUnreachable`."""
+        try:
+            with self._app.connection_for_write(connect_timeout=5) as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0.1)
+                connection.default_channel.client.ping()
+        except BROKER_ERRORS as away:
+            raise self._unreachable(away) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._app.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send_parts(self, parts: Iterator[Submission]) -> Iterator[Receipt]:
+        ahead: deque[tuple[dict[str, Any], str, AsyncResult]] = deque()
+        for part in parts:
+            ahead.append(self._send(SUBMIT, part.as_json()))
+            if len(ahead) == PARTS_AHEAD:
+                yield Receipt(**self._await(SUBMIT, *ahead.popleft()))
+        while ahead:
+            yield Receipt(**self._await(SUBMIT, *ahead.popleft()))
+
+    def _ask(self, task: str, payload: dict[str, Any]) -> Any:
+        return self._await(task, *self._send(task, payload))
+
+    def _send(
+        self, task: str, payload: dict[str, Any], task_id: str | None = None
+    ) -> tuple[dict[str, Any], str, Any]:
+        task_id = task_id or str(uuid.uuid4())
+        try:
+            result = self._app.send_task(
+                task,
+                kwargs=payload,
+                task_id=task_id,
+                queue=INTAKE_QUEUE,
+                ignore_result=False,
+                argsrepr="()",
+                kwargsrepr=_in_short(payload),
+            )
+        except BROKER_ERRORS as away:
+            raise self._unreachable(away) from None
+        return payload, task_id, result
+
+    def _await(self, task: str, payload: dict[str, Any], task_id: str, result: AsyncResult) -> Any:
+        """Wait for intake's answer, sending the same message again while there is none."""
+        give_up_s = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                answer = result.get(timeout=min(RESEND_S, self.timeout_s), propagate=True)
+                result.forget()
+                return _opened(answer)
+            except NoAnswer:
+                if time.monotonic() >= give_up_s:
+                    raise NotAcknowledged(
+                        f"Intake did not answer within {self.timeout_s:.0f} s. Is an intake worker running?"
+                    ) from None
+                self._send(task, payload, task_id)
+            except BROKER_ERRORS as away:
+                raise self._unreachable(away) from None
+
+    def _unreachable(self, away: BaseException) -> BrokerUnreachable:
+        address = self._app.connection_for_write().as_uri()
+        reason = str(away).splitlines()[0] if str(away) else type(away).__name__
+        return BrokerUnreachable(
+            f"No Redis answers at {address} ({reason}). Start the stack with `imagemill up`, or set IMAGEMILL_BROKER_URL."
+        )
+
+
+def _parts(header: Submission, source: manifests.Source) -> Iterator[Submission]:
+    """Cut the items into messages of bounded count and size."""
+    part: list[Item] = []
+    first, num_bytes = 0, 0
+    for item in source():
+        size = len(item.reference) + len(item.key or "") + len(item.inline or b"") * 4 // 3 + 32
+        if part and (len(part) == MAX_PART_ITEMS or num_bytes + size > MAX_PART_BYTES):
+            yield replace(header, items=tuple(part), first_position=first)
+            first, part, num_bytes = first + len(part), [], 0
+        part.append(item)
+        num_bytes += size
+    yield replace(header, items=tuple(part), first_position=first)
+
+
+def _in_short(payload: dict[str, Any]) -> str:
+    """Say what a message is about, for Flower and logs: never references, keys or bytes."""
+    items = f", {len(payload['items'])} items from {payload['first_position']}" if "items" in payload else ""
+    return f"job {payload['job_id']}{items}"
+
+
+def _opened(answer: dict[str, Any]) -> Any:
+    if "refused" in answer:
+        raise Refused(**answer["refused"])
+    return answer["ok"]

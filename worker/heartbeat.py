@@ -1,0 +1,80 @@
+"""Takes what a child must do every few seconds. Gives its signs of life, in the ledger's `workers` table.
+
+Knows nothing of Celery or torch. Runs in a thread of the child, so it goes on while a task runs.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import errors, session, workers
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two beats: how soon an idle worker sees a promotion.
+EVERY_S = 2.0
+
+
+def worker_name(role: str) -> str:
+    """Name this child: role, host and process id."""
+    return f"{role}@{socket.gethostname()}:{os.getpid()}"
+
+
+def row(role: str, **facts: object) -> workers.Worker:
+    """Describe this child for the `workers` table."""
+    known: dict[str, object] = {"models": (), "device": "cpu", "state": "ready", "warm": (), "message": None}
+    about = {"name": worker_name(role), "host": socket.gethostname(), "pid": os.getpid(), "role": role}
+    return workers.Worker(**(known | about | facts))  # type: ignore[arg-type]  # named fields of one dataclass
+
+
+class Heartbeat:
+    """Beats until stopped: does the chores, then writes the worker's row."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        describe: Callable[[], workers.Worker],
+        *,
+        chores: Sequence[Callable[[], None]] = (),
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._sessions = sessions
+        self._describe = describe
+        self._chores = chores
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Beat once, then go on in a thread."""
+        self.beat()
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Do one beat. Raises `LedgerError` while the ledger is away."""
+        for chore in self._chores:
+            chore()
+        with session.transaction(self._sessions) as transaction:
+            workers.beat(transaction, self._describe())
+
+    def stop(self) -> None:
+        """Stop beating and take the worker's row away."""
+        self._stop.set()
+        self._thread.join(timeout=self._every_s + 5)
+        try:
+            with session.transaction(self._sessions) as transaction:
+                workers.leave(transaction, self._describe().name)
+        except errors.LedgerError as away:
+            log.warning("left without a goodbye: %s", away)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self.beat()
+            except (errors.LedgerError, SQLAlchemyError) as away:
+                log.warning("no heartbeat: %s", str(away).splitlines()[0])

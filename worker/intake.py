@@ -1,0 +1,227 @@
+"""Takes submissions and questions. Gives receipts, statuses and results, after the ledger has what they promise.
+
+Knows nothing of Celery: bells go out through the `ring` it is handed, after the commit that justifies them.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import fsspec
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import bells, errors, jobs, ledger, outcomes, registry, session, shards, workers
+from worker import messages
+from worker.messages import Refusal, Reply
+
+#: Tells the classify queue that a shard waits.
+Ring = Callable[[bells.Bell], None]
+
+#: Seconds without a heartbeat after which a worker is not counted as serving.
+ALIVE_S = 30.0
+#: Outcomes in one answer at most.
+MAX_PAGE_ITEMS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What intake works with."""
+
+    sessions: sessionmaker[Session]
+    ring: Ring
+    #: fsspec URL under which images that came inside a message are kept.
+    inline_store: str
+    #: Bytes of one image inside a message.
+    max_inline_bytes: int
+    #: Items in one shard.
+    shard_size: int
+
+
+def submit(desk: Desk, wire: object) -> Reply:
+    """Record a job or a part of one, ring for it once it is whole, and acknowledge."""
+    try:
+        submission = messages.Submission.parse(wire)
+        submission = replace(submission, items=_store_inline(desk, submission))
+        with session.transaction(desk.sessions) as transaction:
+            receipt = _receive(transaction, submission, desk.shard_size)
+    except messages.MessageInvalid as wrong:
+        return Refusal(kind="invalid", message=str(wrong))
+    except errors.LedgerError as refused:
+        return _refusal(refused)
+    if receipt.newly_accepted:
+        ring_for(desk, receipt.job_id)
+    return messages.Receipt(
+        job_id=str(receipt.job_id),
+        state=receipt.state,
+        num_received=receipt.num_received,
+        num_items=receipt.num_items,
+    )
+
+
+def status(desk: Desk, job_id: object) -> Reply:
+    """Tell how far a job is, and what stands in its way."""
+    try:
+        with session.reading(desk.sessions) as reading:
+            return job_status(reading, messages.parse_job_id(job_id))
+    except messages.MessageInvalid as wrong:
+        return Refusal(kind="invalid", message=str(wrong))
+    except errors.LedgerError as refused:
+        return _refusal(refused)
+
+
+def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = MAX_PAGE_ITEMS) -> Reply:
+    """Give the outcomes recorded behind position `after`, at most `limit`."""
+    if not isinstance(after, int) or not isinstance(limit, int) or not 0 < limit <= MAX_PAGE_ITEMS:
+        return Refusal(
+            kind="invalid", message=f"`after` must be a position and `limit` 1 to {MAX_PAGE_ITEMS}."
+        )
+    try:
+        with session.reading(desk.sessions) as reading:
+            job = jobs.job(reading, messages.parse_job_id(job_id))
+            return [as_result(row) for row in outcomes.page(reading, job.id, after=after, limit=limit)]
+    except messages.MessageInvalid as wrong:
+        return Refusal(kind="invalid", message=str(wrong))
+    except errors.LedgerError as refused:
+        return _refusal(refused)
+
+
+def cancel(desk: Desk, job_id: object) -> Reply:
+    """Cancel a job; a job that has ended is left as it is."""
+    try:
+        with session.transaction(desk.sessions) as transaction:
+            job = messages.parse_job_id(job_id)
+            if not job_status(transaction, job).is_final:
+                jobs.cancel(transaction, job)
+            return job_status(transaction, job)
+    except messages.MessageInvalid as wrong:
+        return Refusal(kind="invalid", message=str(wrong))
+    except errors.LedgerError as refused:
+        return _refusal(refused)
+
+
+def ring_for(desk: Desk, job_id: uuid.UUID) -> None:
+    """Ring once for each waiting shard of a job, then note that it was rung for: twice is harmless, never is not."""
+    with session.reading(desk.sessions) as reading:
+        waiting = bells.bells_of(reading, job_id)
+    for bell in waiting:
+        desk.ring(bell)
+    with session.transaction(desk.sessions) as transaction:
+        bells.mark_rung(transaction, [bell.shard_id for bell in waiting])
+
+
+def job_status(reading: Session, job_id: uuid.UUID) -> messages.JobStatus:
+    """Give a job's status in the words of the wire. Raises `UnknownJob`."""
+    job = jobs.job(reading, job_id)
+    return messages.JobStatus(
+        job_id=str(job.id),
+        model=job.model,
+        version=job.version,
+        state=job.state,
+        num_items=job.num_items,
+        num_succeeded=job.num_succeeded,
+        num_failed=job.num_failed,
+        created_at_s=job.created_at_s,
+        started_at_s=job.started_at_s,
+        finished_at_s=job.finished_at_s,
+        note=_obstacle(reading, job),
+    )
+
+
+def as_result(row: outcomes.Recorded) -> messages.Result:
+    """Give an outcome in the words of the wire."""
+    failure = row.error
+    return messages.Result(
+        position=row.position,
+        key=row.key,
+        reference=row.reference,
+        label=row.label,
+        score=row.score,
+        top_k=[[label, score] for label, score in row.top_k],
+        version=row.version,
+        error=None if failure is None else _item_error(failure),
+    )
+
+
+def _item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
+    return messages.ItemError(stage=failure.stage, kind=failure.kind, message=failure.message)
+
+
+def _receive(transaction: Session, submission: messages.Submission, shard_size: int) -> ledger.Receipt:
+    deadline_s = submission.deadline_s
+    job = ledger.NewJob(
+        id=uuid.UUID(submission.job_id),
+        model=submission.model,
+        version_id=_pin(transaction, submission),
+        priority=submission.priority,
+        idempotency_key=submission.idempotency_key,
+        top_k=submission.top_k,
+        num_items=submission.num_items,
+        deadline_s=None if deadline_s is None else session.clock(transaction) + deadline_s,
+        caller=submission.caller,
+    )
+    items = [
+        shards.Item(position=position, key=item.key, reference=item.reference)
+        for position, item in enumerate(submission.items, start=submission.first_position)
+    ]
+    return ledger.receive(
+        transaction,
+        job,
+        items,
+        first_position=submission.first_position,
+        digest=submission.digest(),
+        shard_size=shard_size,
+    )
+
+
+def _pin(transaction: Session, submission: messages.Submission) -> int | None:
+    """Choose the job's version: the first part decides, the others and any repetition follow."""
+    if submission.version == "latest":
+        registry.version(transaction, submission.model)
+        return None
+    if submission.version is None:
+        known = ledger.known(transaction, uuid.UUID(submission.job_id), submission.idempotency_key)
+        return known.version_id if known else registry.version(transaction, submission.model).id
+    version = registry.version(transaction, submission.version)
+    if version.model != submission.model:
+        raise errors.UnknownVersion(f"{submission.version} is not a version of model {submission.model!r}.")
+    return version.id
+
+
+def _store_inline(desk: Desk, submission: messages.Submission) -> tuple[messages.Item, ...]:
+    return tuple(
+        item if item.inline is None else _stored(desk, item, item.inline) for item in submission.items
+    )
+
+
+def _stored(desk: Desk, item: messages.Item, image: bytes) -> messages.Item:
+    """Keep an image under its own hash, so that a message that comes twice stores it once."""
+    if len(image) > desk.max_inline_bytes:
+        raise messages.MessageInvalid(
+            f"An inline image has {len(image)} bytes; at most {desk.max_inline_bytes} travel in a message. "
+            "Put it where the workers can read it and send its reference."
+        )
+    digest = hashlib.sha256(image).hexdigest()
+    reference = f"{desk.inline_store}/{digest[:2]}/{digest}"
+    files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
+    if not files.exists(name):
+        files.pipe_file(name, image)
+    return messages.Item(reference=reference, key=item.key)
+
+
+def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
+    """Say why nothing happens, where the ledger can tell."""
+    if job.state not in ("accepted", "running"):
+        return None
+    serving = [
+        worker for worker in workers.list_alive(reading, within_s=ALIVE_S) if job.model in worker.models
+    ]
+    if serving:
+        troubles = [worker.message for worker in serving if worker.message]
+        return troubles[0] if troubles else None
+    return f"No classify worker serves model {job.model!r} at the moment."
+
+
+def _refusal(refused: errors.LedgerError) -> Refusal:
+    kind = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(refused).__name__)
+    return Refusal(kind=kind.lstrip("_"), message=str(refused))

@@ -1,0 +1,363 @@
+"""Takes the dictionaries that travel through Redis. Gives checked values, and names for tasks and queues.
+
+Knows nothing of Celery, SQL or torch: standard library only, so that any service can import it.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
+
+#: Redis key prefix of the serving family. A producer without this code names the queue `imagemill:intake`.
+KEY_PREFIX = "imagemill:"
+
+#: Task names carry a version: a worker keeps the old name one release when the message changes.
+SUBMIT = "imagemill.submit.v1"
+STATUS = "imagemill.status.v1"
+RESULTS = "imagemill.results.v1"
+CANCEL = "imagemill.cancel.v1"
+CLASSIFY = "imagemill.classify.v1"
+SWEEP = "imagemill.sweep.v1"
+
+INTAKE_QUEUE = "intake"
+UPKEEP_QUEUE = "upkeep"
+
+Priority = Literal["interactive", "bulk"]
+BULK: Priority = "bulk"
+#: In the order they are served.
+PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
+
+#: Seconds after which an unacknowledged message is rung again; five times a task's hard limit of 300 s.
+VISIBILITY_TIMEOUT_S = 1500
+
+#: States from which a job does not move by itself.
+FINAL_STATES = frozenset({"succeeded", "partial", "failed", "cancelled", "expired"})
+
+#: Items in one message; a larger job travels in parts.
+MAX_PART_ITEMS = 1000
+#: Bytes of items in one message, as JSON.
+MAX_PART_BYTES = 256 * 1024
+#: Items in one job.
+MAX_JOB_ITEMS = 10_000_000
+#: Characters in a reference or a key.
+MAX_TEXT = 4096
+#: Predictions returned per item at most.
+MAX_TOP_K = 100
+
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+VERSION_NAME = re.compile(rf"latest|{MODEL_NAME.pattern}:[1-9][0-9]*")
+
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class MessageInvalid(ValueError):
+    """The message does not have the documented form."""
+
+
+def classify_queue(model: str, priority: str) -> str:
+    """Name the queue that rings for `model` at `priority`."""
+    return f"classify.{model}.{priority}"
+
+
+def transport_options() -> dict[str, Any]:
+    """Give the Redis transport's options, which every process on this broker must share.
+
+    The shortest visibility timeout of all clients wins, and the restore sweep runs about every 100 s
+    unless the last three say otherwise (kombu 5.7, transport/redis.py).
+    """
+    return {
+        "global_keyprefix": KEY_PREFIX,
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "unacked_restore_limit": 100,
+        "queue_order_strategy": "priority",
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+
+
+def reply_options() -> dict[str, Any]:
+    """Give the options of the Redis connection over which intake answers."""
+    return {
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "retry_policy": {"max_retries": 3, "interval_max": 0.5},
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One image to classify: a reference, or the bytes of a small image."""
+
+    reference: str = ""
+    #: The caller's own name for the item, unique in its job; comes back with the outcome.
+    key: str | None = None
+    #: A small image itself; intake stores it and gives it a reference.
+    inline: bytes | None = None
+
+    def as_json(self) -> dict[str, str]:
+        """Give the wire form."""
+        wire = {"reference": self.reference} if self.inline is None else {}
+        if self.inline is not None:
+            wire["bytes"] = base64.b64encode(self.inline).decode("ascii")
+        if self.key is not None:
+            wire["key"] = self.key
+        return wire
+
+    @classmethod
+    def parse(cls, wire: Any) -> "Item":
+        """Read the wire form: a reference, or an object with `reference` or `bytes`, and perhaps `key`."""
+        if isinstance(wire, str):
+            wire = {"reference": wire}
+        fields = _fields(wire, "an item", {"reference", "key", "bytes"})
+        if ("reference" in fields) == ("bytes" in fields):
+            raise MessageInvalid("An item needs either `reference` or `bytes`.")
+        inline = _base64(fields["bytes"]) if "bytes" in fields else None
+        reference = _text(fields, "reference") if inline is None else ""
+        return cls(reference=reference, key=_text(fields, "key") if "key" in fields else None, inline=inline)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A job, or one part of it: every part repeats the job's own fields, so parts may come in any order."""
+
+    job_id: str
+    items: tuple[Item, ...]
+    model: str = "default"
+    #: None pins the version that serves when the job is accepted; `latest` follows promotions; `model:3` is exact.
+    version: str | None = None
+    priority: Priority = BULK
+    idempotency_key: str | None = None
+    #: How many of the best labels to record per item.
+    top_k: int = 5
+    #: Seconds from acceptance after which unfinished items are dropped.
+    deadline_s: float | None = None
+    #: Items in the whole job.
+    num_items: int = 0
+    #: Position in the job of this part's first item.
+    first_position: int = 0
+    #: Who asks, for the operator's eyes.
+    caller: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the wire form, without the fields that are at their defaults."""
+        wire: dict[str, Any] = {
+            name: value
+            for name, value in ((name, getattr(self, name)) for name in self.__slots__)
+            if name != "items" and value is not None
+        }
+        return wire | {"items": [item.as_json() for item in self.items]}
+
+    @classmethod
+    def parse(cls, wire: Any) -> "Submission":
+        """Check a message of any origin. Raises `MessageInvalid` with a sentence that names the field."""
+        fields = _fields(wire, "a submission", set(cls.__slots__))
+        items = fields.get("items")
+        if not isinstance(items, Sequence) or isinstance(items, str) or not items:
+            raise MessageInvalid("`items` must be a list of at least one item.")
+        if len(items) > MAX_PART_ITEMS:
+            raise MessageInvalid(
+                f"A message carries at most {MAX_PART_ITEMS} items, not {len(items)}; send parts."
+            )
+        first = _whole(fields, "first_position", default=0, lowest=0, highest=MAX_JOB_ITEMS)
+        deadline_s = fields.get("deadline_s")
+        if deadline_s is not None and (
+            isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)
+        ):
+            raise MessageInvalid("`deadline_s` must be a number of seconds.")
+        submission = cls(
+            job_id=_uuid(fields, "job_id"),
+            items=tuple(Item.parse(item) for item in items),
+            model=_match(fields, "model", MODEL_NAME, default="default"),
+            version=_match(fields, "version", VERSION_NAME, default=None),
+            priority=_one_of(fields, "priority", PRIORITIES, default=BULK),
+            idempotency_key=_text(fields, "idempotency_key") if fields.get("idempotency_key") else None,
+            top_k=_whole(fields, "top_k", default=5, lowest=1, highest=MAX_TOP_K),
+            deadline_s=None if deadline_s is None else float(deadline_s),
+            num_items=_whole(
+                fields,
+                "num_items",
+                default=first + len(items),
+                lowest=first + len(items),
+                highest=MAX_JOB_ITEMS,
+            ),
+            first_position=first,
+            caller=_text(fields, "caller") if fields.get("caller") else None,
+        )
+        submission._refuse_repeated_keys()
+        return submission
+
+    def digest(self) -> str:
+        """Give the sha256 of this part's items, by which a re-sent part is known."""
+        body = json.dumps([item.as_json() for item in self.items], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(body.encode()).hexdigest()
+
+    def _refuse_repeated_keys(self) -> None:
+        keys = [item.key for item in self.items if item.key is not None]
+        if len(set(keys)) < len(keys):
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            raise MessageInvalid(
+                f"The key {repeated!r} is given to more than one item; keys must be unique in a job."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Intake's acknowledgement: what it names is in the ledger."""
+
+    job_id: str
+    state: str
+    num_received: int
+    num_items: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """A job as the ledger has it."""
+
+    job_id: str
+    model: str
+    #: `model:3`, or None while the job follows `latest`.
+    version: str | None
+    state: str
+    num_items: int
+    num_succeeded: int
+    num_failed: int
+    created_at_s: float
+    started_at_s: float | None = None
+    finished_at_s: float | None = None
+    #: What stands in the way, if the ledger knows (no worker serves the model, say).
+    note: str | None = None
+
+    @property
+    def num_done(self) -> int:
+        """Items that have their outcome."""
+        return self.num_succeeded + self.num_failed
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will not move by itself any more."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemError:
+    """Why an item has no label."""
+
+    #: fetch, decode, load or forward.
+    stage: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One item's outcome, as a caller gets it."""
+
+    position: int
+    key: str | None
+    reference: str
+    label: str | None = None
+    score: float | None = None
+    #: Labels with their scores, best first.
+    top_k: list[list[Any]] = field(default_factory=list)
+    version: str | None = None
+    error: ItemError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Intake's no: what was wrong, in one sentence."""
+
+    kind: str
+    message: str
+
+
+Reply = Receipt | JobStatus | Refusal | list[Result]
+
+
+def reply_as_json(reply: Reply) -> dict[str, Any]:
+    """Give the wire form of an answer: `{"ok": ...}` or `{"refused": {"kind", "message"}}`."""
+    if isinstance(reply, Refusal):
+        return {"refused": asdict(reply)}
+    return {"ok": [asdict(result) for result in reply] if isinstance(reply, list) else asdict(reply)}
+
+
+def parse_result(wire: Mapping[str, Any]) -> Result:
+    """Read one result from an answer."""
+    error = wire.get("error")
+    return Result(**{**wire, "error": ItemError(**error) if error else None})
+
+
+def parse_job_id(text: Any) -> uuid.UUID:
+    """Read a job id. Raises `MessageInvalid` unless it is a UUID."""
+    return uuid.UUID(_uuid({"job_id": text}, "job_id"))
+
+
+def _fields(wire: Any, what: str, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(wire, Mapping):
+        raise MessageInvalid(f"{what.capitalize()} must be an object, not {type(wire).__name__}.")
+    unknown = sorted(str(name) for name in wire if name not in known)
+    if unknown:
+        raise MessageInvalid(
+            f"Unknown field in {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+        )
+    return wire
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        raise MessageInvalid(f"`{name}` must be text of 1 to {MAX_TEXT} characters.")
+    if "\x00" in value:
+        raise MessageInvalid(f"`{name}` must not contain a NUL character.")
+    return value
+
+
+def _whole(fields: Mapping[str, Any], name: str, *, default: int, lowest: int, highest: int) -> int:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise MessageInvalid(f"`{name}` must be a whole number from {lowest} to {highest}.")
+    return value
+
+
+def _match(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str], *, default: Any) -> Any:
+    value = fields.get(name, default)
+    if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
+        raise MessageInvalid(f"`{name}` is not a valid name: {str(value)[:80]!r}.")
+    return default if value is None else value
+
+
+def _one_of(fields: Mapping[str, Any], name: str, allowed: Sequence[Choice], *, default: Choice) -> Choice:
+    value = fields.get(name, default)
+    if value not in allowed:
+        raise MessageInvalid(f"`{name}` must be one of {', '.join(allowed)}.")
+    return allowed[allowed.index(value)]
+
+
+def _uuid(fields: Mapping[str, Any], name: str) -> str:
+    try:
+        return str(uuid.UUID(_text(fields, name)))
+    except ValueError:
+        raise MessageInvalid(f"`{name}` must be a UUID.") from None
+
+
+def _base64(value: Any) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise MessageInvalid("`bytes` must be base64 text.") from None
+
+
+def local_path(reference: str) -> str:
+    """Give the path that a `file://` reference names, or the text itself."""
+    return unquote(urlsplit(reference).path) if reference.startswith("file://") else reference

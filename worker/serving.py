@@ -1,0 +1,311 @@
+"""Takes the shard a bell named. Gives recorded outcomes: claim, fetch, decode, batch, forward, record.
+
+Knows nothing of Celery or Redis. One sitting serves one version, so no batch mixes versions.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import errors as db_errors
+from db import leases, outcomes, registry, session
+from db.shards import Item
+from pipeline import errors as pipeline_errors
+from pipeline import images, references
+from pipeline.serving import batching
+from pipeline.serving.classifier import Classifier, Prediction
+from worker.warm import Warm
+
+log = logging.getLogger(__name__)
+
+#: Seconds between attempts to record while the ledger is away; then the leases run out and others redo the work.
+RECORD_RETRIES_S = (0.2, 1.0, 3.0, 6.0, 10.0)
+#: Seconds after which a shard whose version would not load is tried again, per attempt so far.
+LOAD_RETRY_S = 5.0
+#: Batches decoded or being decoded ahead of the forward pass.
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """What a sitting works with: everything a classify child owns."""
+
+    owner: str
+    sessions: sessionmaker[Session]
+    warm: Warm
+    pool: Executor
+    roots: references.Roots
+    limits: images.Limits
+    batch_size: int
+    #: Items claimed at once from the shards that wait.
+    claim_items: int
+    sitting_s: float
+    lease_s: float
+    max_attempts: int
+    #: Shards under lease, with their fence tokens; the heartbeat extends them and removes those that were lost.
+    held: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What a sitting did, with the seconds spent per stage; fetch and decode add up over threads."""
+
+    version: str = ""
+    num_shards: int = 0
+    num_items: int = 0
+    num_failed: int = 0
+    num_batches: int = 0
+    claim_s: float = 0.0
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    forward_s: float = 0.0
+    record_s: float = 0.0
+    total_s: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.num_shards:
+            return "nothing left to claim"
+        return (
+            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards in {self.num_batches} batches "
+            f"on {self.version} in {self.total_s:.3f} s: claim {self.claim_s:.3f} fetch {self.fetch_s:.3f} "
+            f"decode {self.decode_s:.3f} forward {self.forward_s:.3f} record {self.record_s:.3f}"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sheet:
+    """The outcomes of one claimed shard, until it is whole."""
+
+    claim: leases.Claim
+    done: list[outcomes.Outcome] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.done) == len(self.claim.items)
+
+
+_Tag = tuple[_Sheet, Item]
+
+
+def sit(station: Station, shard_id: int) -> Tally:
+    """Classify the shard, and go on with others that wait for the same version until none does or time is up.
+
+    A shard that somebody else has, or that is done, is nothing to do. What an error leaves unfinished is given back.
+    """
+    started_s = time.monotonic()
+    tally = Tally()
+    claim = _claim(station, shard_id)
+    if claim is not None:
+        sitting = _Sitting(station, tally, give_up_s=started_s + station.sitting_s)
+        try:
+            sitting.serve(claim)
+        finally:
+            sitting.give_back()
+    tally.total_s = time.monotonic() - started_s
+    return tally
+
+
+def extend_leases(station: Station) -> None:
+    """Extend the leases of what is claimed, and stop holding what was lost: cancelled, expired or taken over."""
+    held = list(station.held.items())
+    if not held:
+        return
+    with session.transaction(station.sessions) as transaction:
+        kept = leases.extend(transaction, held, lease_s=station.lease_s)
+    for shard_id, _ in held:
+        if shard_id not in kept:
+            station.held.pop(shard_id, None)
+
+
+class _Sitting:
+    """One run through the flow; `sheets` holds what is claimed and not yet recorded."""
+
+    def __init__(self, station: Station, tally: Tally, *, give_up_s: float) -> None:
+        self.station = station
+        self.tally = tally
+        self.give_up_s = give_up_s
+        self.sheets: dict[int, _Sheet] = {}
+
+    def serve(self, claim: leases.Claim) -> None:
+        self._open(claim)
+        version = self._version(claim)
+        try:
+            classifier = self.station.warm.get(version)
+        except pipeline_errors.PipelineError as broken:
+            self._refuse(claim, version, broken)
+            return
+        self.tally.version = version.name
+        spent = batching.StageSeconds()
+        for batch in batching.batches(
+            self._items(claim, version),
+            read=partial(references.fetch, roots=self.station.roots, max_bytes=self.station.limits.max_bytes),
+            shape=partial(_pixels, classifier, self.station.limits),
+            batch_size=self.station.batch_size,
+            pool=self.station.pool,
+            lookahead=BATCHES_AHEAD * self.station.batch_size,
+            spent=spent,
+        ):
+            self._note(batch, classifier, version.id)
+            self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
+        self.tally.fetch_s, self.tally.decode_s = spent.fetch, spent.decode
+
+    def give_back(self) -> None:
+        """Return what was claimed and not recorded, so that it need not wait for its lease to run out."""
+        for sheet in list(self.sheets.values()):
+            try:
+                with session.transaction(self.station.sessions) as transaction:
+                    leases.release(transaction, sheet.claim, delay_s=0.0, forgive=False)
+            except (db_errors.LedgerError, OperationalError) as away:
+                log.warning(
+                    "shard %s could not be given back, its lease will run out: %s", sheet.claim.shard_id, away
+                )
+            self._close(sheet)
+
+    def _version(self, claim: leases.Claim) -> registry.Version:
+        with session.reading(self.station.sessions) as reading:
+            if claim.version_id is None:
+                return registry.version(reading, claim.model)
+            return registry.by_id(reading, claim.version_id)
+
+    def _items(self, first: leases.Claim, version: registry.Version) -> Iterator[tuple[_Tag, str]]:
+        """Give the items of the first claim, then of others; claimed only as far as the decoders reach ahead."""
+        claims: Sequence[leases.Claim] = [first]
+        while claims:
+            for claim in claims:
+                sheet = self._open(claim)
+                # A shard whose lease the heartbeat found lost (a cancelled job, say) is not worth going on with.
+                yield from (
+                    ((sheet, item), item.reference)
+                    for item in claim.items
+                    if claim.shard_id in self.station.held
+                )
+            claims = self._more(first, version) if time.monotonic() < self.give_up_s else []
+
+    def _more(self, first: leases.Claim, version: registry.Version) -> list[leases.Claim]:
+        started_s = time.monotonic()
+        with session.transaction(self.station.sessions) as transaction:
+            serving = registry.serving(transaction, first.model)
+            claims = leases.claim_waiting(
+                transaction,
+                model=first.model,
+                version_id=version.id,
+                follows_latest=serving is not None and serving.version.id == version.id,
+                max_items=self.station.claim_items,
+                owner=self.station.owner,
+                lease_s=self.station.lease_s,
+            )
+        self.tally.claim_s += time.monotonic() - started_s
+        return claims
+
+    def _note(self, batch: batching.Batch[_Tag], classifier: Classifier, version_id: int) -> None:
+        started_s = time.monotonic()
+        for (sheet, item), failure in batch.failures:
+            sheet.done.append(_failed(item, failure.stage, failure.kind, failure.message, version_id))
+        self.tally.num_failed += len(batch.failures)
+        if batch.images_NCHW is not None:
+            top_k = max(sheet.claim.top_k for sheet, _ in batch.tags)
+            predictions = classifier.predict(batch.images_NCHW, top_k=top_k)
+            for (sheet, item), prediction in zip(batch.tags, predictions, strict=True):
+                sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id))
+            self.tally.num_batches += 1
+        self.tally.forward_s += time.monotonic() - started_s
+
+    def _record(self, sheets: Sequence[_Sheet]) -> None:
+        if not sheets:
+            return
+        started_s = time.monotonic()
+        _persistently(partial(self._write, sheets))
+        for sheet in sheets:
+            self.tally.num_shards += 1
+            self.tally.num_items += len(sheet.done)
+            self._close(sheet)
+        self.tally.record_s += time.monotonic() - started_s
+
+    def _write(self, sheets: Sequence[_Sheet]) -> None:
+        """Record each shard's outcomes together with its end; a shard whose lease was lost is somebody else's now."""
+        with session.transaction(self.station.sessions) as transaction:
+            finished = leases.finish_all(transaction, [(sheet.claim, sheet.done) for sheet in sheets])
+        for shard_id in finished.lost:
+            log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
+
+    def _refuse(
+        self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError
+    ) -> None:
+        """Give a shard back whose version will not load; after the last attempt, record that as its items' outcome."""
+        log.error("%s cannot be loaded: %s", version.name, broken)
+        sheet = self.sheets[claim.shard_id]
+        if claim.attempts < self.station.max_attempts:
+            with session.transaction(self.station.sessions) as transaction:
+                leases.release(transaction, claim, delay_s=LOAD_RETRY_S * claim.attempts, forgive=False)
+            self._close(sheet)
+            return
+        sheet.done = [
+            _failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items
+        ]
+        self.tally.num_failed += len(sheet.done)
+        self._record([sheet])
+
+    def _open(self, claim: leases.Claim) -> _Sheet:
+        self.station.held[claim.shard_id] = claim.fence
+        return self.sheets.setdefault(claim.shard_id, _Sheet(claim=claim))
+
+    def _close(self, sheet: _Sheet) -> None:
+        del self.sheets[sheet.claim.shard_id]
+        self.station.held.pop(sheet.claim.shard_id, None)
+
+
+def _claim(station: Station, shard_id: int) -> leases.Claim | None:
+    with session.transaction(station.sessions) as transaction:
+        return leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
+
+
+def _pixels(classifier: Classifier, limits: images.Limits, data: bytes) -> torch.Tensor:
+    return classifier.preprocess.pixels(images.decode(data, limits))
+
+
+def _persistently(write: "partial[None]") -> None:
+    """Write, and try again for a while if the ledger is away: nothing has been acknowledged yet."""
+    for pause_s in RECORD_RETRIES_S:
+        try:
+            write()
+        except (db_errors.LedgerUnreachable, OperationalError) as away:
+            log.warning(
+                "the ledger is away, recording again in %.1f s: %s", pause_s, str(away).splitlines()[0]
+            )
+            time.sleep(pause_s)
+        else:
+            return
+    write()
+
+
+def _labelled(item: Item, prediction: Prediction, top_k: int, version_id: int) -> outcomes.Outcome:
+    return outcomes.Outcome(
+        position=item.position,
+        key=item.key,
+        reference=item.reference,
+        label=prediction.label,
+        score=prediction.score,
+        top_k=prediction.top_k[:top_k],
+        version_id=version_id,
+        error=None,
+    )
+
+
+def _failed(item: Item, stage: str, kind: str, message: str, version_id: int) -> outcomes.Outcome:
+    return outcomes.Outcome(
+        position=item.position,
+        key=item.key,
+        reference=item.reference,
+        label=None,
+        score=None,
+        top_k=(),
+        version_id=version_id,
+        error=outcomes.ItemFailure(stage=stage, kind=kind, message=message),
+    )

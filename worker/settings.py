@@ -1,0 +1,187 @@
+"""Takes the environment. Gives `Settings`, and one sentence for each variable that makes no sense.
+
+Knows nothing of what the settings are used for. The only reader of `IMAGEMILL_*`.
+"""
+
+import difflib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from worker import messages
+
+PREFIX = "IMAGEMILL_"
+#: `IMAGEMILL_TEST_...` belongs to the test suite.
+FOREIGN = ("IMAGEMILL_TEST_",)
+#: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
+MAX_SOCKET_NAME = 107
+
+
+class SettingsInvalid(ValueError):
+    """An `IMAGEMILL_*` variable is unknown or has a value that makes no sense."""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _models(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    if not names or not all(messages.MODEL_NAME.fullmatch(name) for name in names):
+        raise ValueError("give model names of lower-case letters, digits and _ . -, separated by commas")
+    return names
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("give a whole number of at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError("give a number of seconds above 0")
+    return value
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"give one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _setting(parse: Callable[[str], Any], default: Any, about: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "about": about})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, with its default. `IMAGEMILL_<NAME>`, or `IMAGEMILL_<NAME>_FILE` for a secret."""
+
+    home: Path = _setting(
+        Path, Path("~/.imagemill"), "folder of the embedded stack: ledger, Redis, store, logs"
+    )
+    broker_url: str = _setting(str, "", "Redis; empty takes the embedded one's socket under the home folder")
+    database_url: str = _setting(str, "", "ledger; empty takes ledger.sqlite under the home folder")
+    store: str = _setting(
+        str, "", "fsspec URL of checkpoints and inline images; empty takes store/ under the home folder"
+    )
+    allowed_roots: tuple[str, ...] = _setting(
+        _names, (), "folders and s3:// prefixes that references may lie under, separated by commas"
+    )
+    models: tuple[str, ...] = _setting(_models, ("default",), "models that a classify worker serves")
+    device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
+    precision: str = _setting(
+        _one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal"
+    )
+    batch_size: int = _setting(_positive, 32, "images in one forward pass")
+    decode_threads: int = _setting(
+        _positive, min(8, os.cpu_count() or 1), "threads that fetch and decode ahead"
+    )
+    torch_threads: int = _setting(_positive, os.cpu_count() or 1, "threads of one forward pass on the CPU")
+    shard_size: int = _setting(_positive, 256, "items in one shard, the unit of lease and record")
+    sitting_s: float = _setting(_seconds, 20.0, "seconds one task goes on taking waiting shards")
+    lease_s: float = _setting(
+        _seconds, 60.0, "seconds after which a silent worker's shards are given to another"
+    )
+    max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")
+    warm_versions: int = _setting(_positive, 2, "versions a worker keeps loaded at most")
+    max_image_bytes: int = _setting(_positive, 20 * 1024 * 1024, "largest image file, in bytes")
+    max_image_pixels: int = _setting(_positive, 50_000_000, "largest image, in pixels")
+    max_inline_bytes: int = _setting(_positive, 64 * 1024, "largest image inside a message, in bytes")
+    sweep_s: float = _setting(_seconds, 5.0, "seconds between sweeps for work whose bell was lost")
+    flower_port: int = _setting(_positive, 5555, "loopback port of Flower in `imagemill up`")
+    flower_basic_auth: str = _setting(str, "", "user:password of Flower, which never runs open")
+    log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read `IMAGEMILL_*`. Raises `SettingsInvalid` for an unknown name or a value that does not parse."""
+        given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+        known = {PREFIX + item.name.upper(): item for item in fields(cls)}
+        values = {}
+        for name, text in sorted(given.items()):
+            if name.startswith(FOREIGN):
+                continue
+            base = name.removesuffix("_FILE")
+            if base not in known:
+                raise SettingsInvalid(_unknown(name, list(known)))
+            values[known[base].name] = _parse(
+                name, _secret(name, text) if name != base else text, known[base]
+            )
+        return cls(**values).resolved()
+
+    def resolved(self) -> "Settings":
+        """Fill in what follows from the home folder."""
+        home = self.home.expanduser().resolve()
+        return replace(
+            self,
+            home=home,
+            broker_url=self.broker_url or f"redis+socket://{embedded_socket(home)}",
+            database_url=self.database_url or f"sqlite:///{home / 'ledger.sqlite'}",
+            store=self.store or f"file://{home / 'store'}",
+        )
+
+    def at(self, home: Path) -> "Settings":
+        """Give the same settings for another home folder, with the ledger and the store that lie in it."""
+        broker_url = "" if self.is_embedded else self.broker_url
+        return replace(self, home=home, broker_url=broker_url, database_url="", store="").resolved()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the broker is the Redis that the stack starts itself."""
+        return self.broker_url == f"redis+socket://{embedded_socket(self.home)}"
+
+    def as_env(self) -> dict[str, str]:
+        """Give the variables from which another process reads these same settings."""
+        return {
+            PREFIX + item.name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+            for item in fields(self)
+            if (value := getattr(self, item.name)) != ()
+        }
+
+    @property
+    def inline_store(self) -> str:
+        """Where intake keeps images that came inside messages; always an allowed root."""
+        return f"{self.store.rstrip('/')}/inline"
+
+
+def embedded_socket(home: Path) -> Path:
+    """Name the embedded Redis's socket: under the home folder, or in the temporary one if that name is too long."""
+    socket = home / "redis.sock"
+    if len(str(socket).encode()) <= MAX_SOCKET_NAME:
+        return socket
+    return Path(tempfile.gettempdir()) / f"imagemill-{sha256(str(home).encode()).hexdigest()[:16]}.sock"
+
+
+def _parse(name: str, text: str, item: Any) -> Any:
+    try:
+        return item.metadata["parse"](text)
+    except ValueError as wrong:
+        raise SettingsInvalid(f"{name}={text!r} makes no sense: {wrong}.") from None
+
+
+def _secret(name: str, file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as wrong:
+        raise SettingsInvalid(f"{name} names a file that cannot be read: {wrong.strerror}.") from None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ".")
+
+
+def read_settings() -> Settings:
+    """Read this process's environment. Raises `SettingsInvalid`."""
+    return Settings.from_env(os.environ)

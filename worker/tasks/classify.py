@@ -1,0 +1,43 @@
+"""Takes bells from a model's queues. Gives recorded shards. Knows nothing of how a shard is classified."""
+
+import logging
+
+from celery import shared_task, signals
+
+from worker import logs, messages, runtime
+from worker.settings import read_settings
+
+logs.take_over()
+
+log = logging.getLogger(__name__)
+
+_serving: list[runtime.Serving] = []
+
+
+class HostMemoryExhausted(Exception):
+    """The host has no memory left for this shard; it was given back."""
+
+
+@signals.worker_process_init.connect
+def open_serving(**_: object) -> None:
+    """Load and warm what serves before this child takes work."""
+    serving = runtime.open_or_end("classify", lambda: runtime.open_serving(read_settings()))
+    if serving is not None:
+        _serving.append(serving)
+
+
+@signals.worker_process_shutdown.connect
+def close_serving(**_: object) -> None:
+    """Stop the heartbeat and close the pool."""
+    while _serving:
+        _serving.pop().close()
+
+
+@shared_task(name=messages.CLASSIFY, max_retries=3, default_retry_delay=5, ignore_result=True)
+def classify(shard: int) -> None:
+    """Classify the shard, and others that wait for the same version."""
+    try:
+        log.info("shard %s: %s", shard, _serving[0].sit(shard))
+    except MemoryError:
+        # Celery 5.7 ends the whole worker on a task's MemoryError, and the message comes back to kill the next.
+        raise HostMemoryExhausted(f"shard {shard}") from None

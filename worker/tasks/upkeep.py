@@ -1,0 +1,44 @@
+"""Takes beat's ticks from the upkeep queue. Gives swept ledgers. Knows nothing of what a sweep does."""
+
+import logging
+from functools import partial
+
+from celery import current_app, shared_task, signals
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import session, workers
+from worker import bell, heartbeat, logs, messages, relay, runtime
+from worker.settings import read_settings
+
+logs.take_over()
+
+log = logging.getLogger(__name__)
+
+_sessions: list[sessionmaker[Session]] = []
+_beating: list[heartbeat.Heartbeat] = []
+
+
+@signals.worker_process_init.connect
+def open_ledger(**_: object) -> None:
+    """Connect this child to the ledger before it takes work."""
+    _sessions.append(runtime.open_ledger(read_settings()))
+    _beating.append(runtime.start_heartbeat("upkeep", _sessions[0]))
+
+
+@signals.worker_process_shutdown.connect
+def close_ledger(**_: object) -> None:
+    """Say goodbye in the ledger."""
+    while _beating:
+        _beating.pop().stop()
+
+
+@shared_task(name=messages.SWEEP, acks_late=False, ignore_result=True)
+def sweep() -> None:
+    """Ring again for what was lost, and give dead workers' shards to others."""
+    app = current_app._get_current_object()
+    with session.transaction(_sessions[0]) as transaction:
+        # A tick that arrives is beat's sign of life; who sent it, and from where, the message does not say.
+        workers.beat(transaction, heartbeat.row("beat", name="beat", host="", pid=0))
+    ring, num_ringing = partial(bell.ring, app), partial(bell.num_ringing, app)
+    swept = relay.sweep(_sessions[0], ring, num_ringing, max_attempts=read_settings().max_attempts)
+    log.log(logging.INFO if swept.found_something else logging.DEBUG, "swept: %s", swept)

@@ -1,0 +1,165 @@
+"""Takes weights, or a version's name. Gives versions in the registry, and the serving pointer moved.
+
+Knows nothing of Celery: workers see a promotion in the ledger.
+"""
+
+import getpass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sqlalchemy.orm import Session, sessionmaker
+from torch import Tensor, nn
+
+from db import registry, session
+from db.models import Source
+from pipeline import backbones, checkpoints, errors, state_dicts
+from pipeline.preprocess import Preprocess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """What becomes a version, and how."""
+
+    model: str
+    arch: str
+    arch_options: Mapping[str, object]
+    #: A file with a state_dict, or the name of published weights (DEFAULT).
+    weights: str
+    #: A file with the names of the outputs in order; published weights bring their own.
+    classes: Path | None
+    #: Pixels, where they differ from the architecture's own.
+    resize_size: int | None = None
+    crop_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A version that was made, how its weights matched, and whether it serves."""
+
+    version: registry.Version
+    report: state_dicts.MatchReport
+    serves: bool
+
+
+def import_version(
+    sessions: sessionmaker[Session], store: str, wanted: Import, *, promoted: bool
+) -> Imported:
+    """Build the network, fit the weights into it, save the checkpoint and register it.
+
+    A model's first version serves at once, others only if `promoted`. Raises `ArchitectureUnknown`,
+    `WeightsDoNotFit`, `WeightsUnreachable`, `ClassesInvalid`, `CheckpointBroken`.
+    """
+    weights, classes, preprocess = _given(wanted)
+    network = backbones.build(wanted.arch, num_classes=len(classes), options=wanted.arch_options)
+    report = state_dicts.load(network, weights)
+    draft = checkpoints.Draft(
+        arch=wanted.arch,
+        arch_options=wanted.arch_options,
+        classes=classes,
+        preprocess=_sized(preprocess, wanted),
+    )
+    version = register(sessions, store, wanted.model, network, draft, source="import")
+    return Imported(
+        version=version, report=report, serves=_promote_first(sessions, version, promoted=promoted)
+    )
+
+
+def register(
+    sessions: sessionmaker[Session],
+    store: str,
+    model: str,
+    network: nn.Module,
+    draft: checkpoints.Draft,
+    *,
+    source: Source,
+) -> registry.Version:
+    """Save a network as a checkpoint and enter it in the registry as the model's next version."""
+    saved = checkpoints.save(network, draft, store, now_s=time.time())
+    with session.transaction(sessions) as transaction:
+        return registry.register(
+            transaction,
+            registry.NewVersion(
+                model=model,
+                arch=draft.arch,
+                num_classes=len(draft.classes),
+                reference=saved.reference,
+                sha256=saved.sha256,
+                source=source,
+                parent_id=None,
+                metrics=dict(draft.metrics),
+                num_parameters=saved.card.num_parameters,
+            ),
+        )
+
+
+def promote(sessions: sessionmaker[Session], name: str, *, reason: str) -> registry.Serving:
+    """Let a version serve, once its checkpoint has proved whole: the pointer never moves to a broken one.
+
+    Raises `UnknownVersion`, `CheckpointBroken`, `ServingChanged`.
+    """
+    with session.reading(sessions) as reading:
+        version = registry.version(reading, name)
+        serving = registry.serving(reading, version.model)
+    checkpoints.verify(version.reference, version.sha256)
+    if serving is not None and serving.version.id == version.id:
+        return serving
+    with session.transaction(sessions) as transaction:
+        epoch = registry.promote(
+            transaction,
+            version.model,
+            version.id,
+            seen_epoch=serving.epoch if serving else 0,
+            who=getpass.getuser(),
+            reason=reason,
+        )
+    return registry.Serving(version=version, epoch=epoch)
+
+
+def rollback(sessions: sessionmaker[Session], model: str, *, reason: str) -> registry.Serving:
+    """Let the version serve that served before, once its checkpoint has proved whole."""
+    with session.transaction(sessions) as transaction:
+        serving = registry.rollback(transaction, model, who=getpass.getuser(), reason=reason)
+        # Inside the transaction: a broken checkpoint takes the move back.
+        checkpoints.verify(serving.version.reference, serving.version.sha256)
+    return serving
+
+
+def _promote_first(sessions: sessionmaker[Session], version: registry.Version, *, promoted: bool) -> bool:
+    with session.reading(sessions) as reading:
+        serving = registry.serving(reading, version.model)
+    if serving is not None and not promoted:
+        return False
+    promote(sessions, version.name, reason="imported" if serving else "the model's first version")
+    return True
+
+
+def _given(wanted: Import) -> tuple[Mapping[str, Tensor], tuple[str, ...], Preprocess]:
+    file = Path(wanted.weights).expanduser()
+    if _names_published(wanted.weights):
+        published = backbones.published(wanted.arch, wanted.weights)
+        classes = checkpoints.read_classes(wanted.classes) if wanted.classes else published.classes
+        return published.state_dict, classes, published.preprocess
+    if wanted.classes is None:
+        raise errors.ClassesInvalid(
+            "Weights on disk name no classes: give --classes FILE, one name per output."
+        )
+    return (
+        state_dicts.read(file),
+        checkpoints.read_classes(wanted.classes),
+        backbones.preprocess_for(wanted.arch, wanted.arch_options),
+    )
+
+
+def _names_published(weights: str) -> bool:
+    """Tell a name such as DEFAULT or IMAGENET1K_V1 from a file: a name has neither a folder nor an ending."""
+    return not Path(weights).suffix and "/" not in weights and not Path(weights).is_file()
+
+
+def _sized(preprocess: Preprocess, wanted: Import) -> Preprocess:
+    return replace(
+        preprocess,
+        resize_size=wanted.resize_size or preprocess.resize_size,
+        crop_size=wanted.crop_size or preprocess.crop_size,
+    )
