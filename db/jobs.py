@@ -123,9 +123,7 @@ def retry(session: Session, job_id: uuid.UUID, *, shard_size: int) -> int:
     num_shards = shards.open_all(session, found, failed, shard_size=shard_size)
     dropped = update(Shard).where(Shard.job_id == job_id, Shard.state == "dropped")
     revived = session.scalars(
-        dropped.values(attempts=0, not_before_s=None, finished_at_s=None, **UNCLAIMED).returning(
-            Shard.num_items
-        )
+        dropped.values(attempts=0, not_before_s=None, finished_at_s=None, **UNCLAIMED).returning(Shard.num_items)
     ).all()
     if failed or found.state in ("cancelled", "expired"):
         _reopen(session, job_id, num_failed=len(failed), num_shards=num_shards + len(revived))
@@ -139,11 +137,7 @@ def end_early(session: Session, job_ids: Sequence[uuid.UUID], *, state: JobState
     """
     left = select(Shard.id).where(Shard.job_id.in_(job_ids), Shard.state.in_(("waiting", "claimed")))
     locked = session.scalars(left.with_for_update(skip_locked=True)).all()
-    drop = (
-        update(Shard)
-        .where(Shard.id.in_(locked))
-        .values(state="dropped", lease_until_s=None, finished_at_s=now_s())
-    )
+    drop = update(Shard).where(Shard.id.in_(locked)).values(state="dropped", lease_until_s=None, finished_at_s=now_s())
     dropped = Counter(session.scalars(drop.returning(Shard.job_id)))
     for job_id in job_ids:
         ended = update(Job).where(Job.id == job_id)
@@ -161,9 +155,7 @@ def _lock(session: Session, job_id: uuid.UUID) -> Job:
 def _take_back_failed(session: Session, job_id: uuid.UUID) -> list[Item]:
     failed = delete(Outcome).where(Outcome.job_id == job_id, Outcome.error_kind.is_not(None))
     taken = session.execute(failed.returning(Outcome.position, Outcome.key, Outcome.reference))
-    return [
-        Item(position=position, key=key, reference=reference) for position, key, reference in sorted(taken)
-    ]
+    return [Item(position=position, key=key, reference=reference) for position, key, reference in sorted(taken)]
 
 
 def _reopen(session: Session, job_id: uuid.UUID, *, num_failed: int, num_shards: int) -> None:

@@ -199,9 +199,7 @@ def _take(
 
 
 def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, int]:
-    jobs = session.execute(
-        select(Job.id, Job.state, Job.top_k).where(Job.id.in_(job_ids)).order_by(Job.id)
-    ).all()
+    jobs = session.execute(select(Job.id, Job.state, Job.top_k).where(Job.id.in_(job_ids)).order_by(Job.id)).all()
     for job_id, state, _ in jobs:
         if state == "accepted":
             started = update(Job).where(Job.id == job_id, Job.state == "accepted")
@@ -227,9 +225,7 @@ def _lock_waiting(
             yield from session.execute(waiting)
 
 
-def _lock_held(
-    session: Session, held: Iterable[tuple[int, int]], *conditions: ColumnElement[bool]
-) -> set[int]:
+def _lock_held(session: Session, held: Iterable[tuple[int, int]], *conditions: ColumnElement[bool]) -> set[int]:
     claimed = select(Shard.id).where(tuple_(Shard.id, Shard.fence).in_(list(held)), is_claimed())
     return set(session.scalars(claimed.where(*conditions).order_by(Shard.id).with_for_update(of=Shard)))
 

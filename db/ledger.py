@@ -104,9 +104,7 @@ def _uses(job_id: uuid.UUID, idempotency_key: str | None) -> ColumnElement[bool]
 def _check_part(job: NewJob, items: Sequence[Item], first_position: int) -> None:
     end = first_position + len(items)
     if not items or first_position < 0 or end > job.num_items:
-        raise errors.PartInvalid(
-            f"Items {first_position} to {end - 1} are not within a job of {job.num_items}."
-        )
+        raise errors.PartInvalid(f"Items {first_position} to {end - 1} are not within a job of {job.num_items}.")
     if any(item.position != place for place, item in enumerate(items, first_position)):
         raise errors.PartInvalid(f"The positions of a part must be consecutive from {first_position}.")
     written = "".join(f"{item.key or ''}{item.reference}" for item in items)
@@ -138,9 +136,7 @@ def _create_or_lock(session: Session, job: NewJob) -> Job:
     )
     # Waits for a transaction that is inserting the same job; after it, this one sees that job.
     session.execute(created.on_conflict_do_nothing())
-    found = session.scalars(
-        select(Job).where(_uses(job.id, job.idempotency_key)).with_for_update(key_share=True)
-    ).all()
+    found = session.scalars(select(Job).where(_uses(job.id, job.idempotency_key)).with_for_update(key_share=True)).all()
     if len(found) != 1 or _header(found[0]) != _header(job):
         raise errors.IdempotencyConflict
     return found[0]
@@ -158,9 +154,7 @@ def _is_repeat(session: Session, job_id: uuid.UUID, first_position: int, num_ite
     )
     for part in session.scalars(overlapping):
         if (part.first_position, part.num_items) != (first_position, num_items):
-            raise errors.PartInvalid(
-                f"Item {max(first_position, part.first_position)} was received in another part."
-            )
+            raise errors.PartInvalid(f"Item {max(first_position, part.first_position)} was received in another part.")
         if part.digest != digest:
             raise errors.IdempotencyConflict
         return True

@@ -30,9 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.session import now_s
 
-JobState = Literal[
-    "receiving", "accepted", "running", "succeeded", "partial", "failed", "cancelled", "expired"
-]
+JobState = Literal["receiving", "accepted", "running", "succeeded", "partial", "failed", "cancelled", "expired"]
 ShardState = Literal["waiting", "claimed", "done", "split", "dropped"]
 WorkerState = Literal["starting", "ready", "busy", "setup_failed", "stopped"]
 Priority = Literal["interactive", "bulk"]

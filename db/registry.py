@@ -174,9 +174,7 @@ def rollback(session: Session, model: str, *, who: str, reason: str) -> Serving:
     earlier = _served(history(session, model))[:-1]
     if not earlier:
         raise errors.NothingToRollBack(f"No version of {model!r} served before {now.version.name}.")
-    epoch = promote(
-        session, model, earlier[-1], seen_epoch=now.epoch, who=who, reason=reason, kind="rollback"
-    )
+    epoch = promote(session, model, earlier[-1], seen_epoch=now.epoch, who=who, reason=reason, kind="rollback")
     return Serving(version=by_id(session, earlier[-1]), epoch=epoch)
 
 
@@ -196,9 +194,7 @@ def history(session: Session, model: str) -> list[Promotion]:
 def open_versions(session: Session, model: str) -> set[int]:
     """Give the ids of the versions that unfinished jobs are pinned to."""
     job = rows.Job
-    pinned = select(job.version_id).where(
-        job.model == model, job.version_id.is_not(None), job.finished_at_s.is_(None)
-    )
+    pinned = select(job.version_id).where(job.model == model, job.version_id.is_not(None), job.finished_at_s.is_(None))
     return {version_id for version_id in session.scalars(pinned.distinct()) if version_id is not None}
 
 
@@ -209,9 +205,7 @@ def _swap(session: Session, model: str, version_id: int, seen_epoch: int) -> Non
         moved = session.scalar(first.on_conflict_do_nothing().returning(pointer.epoch))
     else:
         swapped = update(pointer).where(pointer.model == model, pointer.epoch == seen_epoch)
-        moved = session.scalar(
-            swapped.values(version_id=version_id, epoch=seen_epoch + 1).returning(pointer.epoch)
-        )
+        moved = session.scalar(swapped.values(version_id=version_id, epoch=seen_epoch + 1).returning(pointer.epoch))
     if moved is None:
         raise errors.ServingChanged(f"Model {model!r} no longer serves what it did at epoch {seen_epoch}.")
 

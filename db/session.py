@@ -27,7 +27,7 @@ BUSY_TIMEOUT_S = 30
 RECYCLE_S = 1800
 #: how a driver names a database that is away rather than a statement that is wrong
 _AWAY_SQLITE = ("SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL")
-_AWAY_SQLSTATES = ("08", "53", "57")
+_AWAY_SQLSTATES = ("08", "53", "57P")
 #: marks a connection whose transaction will not write
 _READS = {"imagemill_reads": True, "postgresql_readonly": True}
 #: entities are read as plain rows here: always fresh, and never kept in step with a bulk statement

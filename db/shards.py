@@ -43,8 +43,7 @@ def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard
 def items_of(shard: Shard) -> tuple[Item, ...]:
     """Read the items a shard still holds; none once it is done or split."""
     return tuple(
-        Item(position=position, key=key, reference=reference)
-        for position, key, reference in shard.items or ()
+        Item(position=position, key=key, reference=reference) for position, key, reference in shard.items or ()
     )
 
 

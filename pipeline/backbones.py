@@ -71,9 +71,7 @@ def build(arch: str, *, num_classes: int, options: Mapping[str, object] | None =
         else:
             network = _factory(source, name)(num_classes=num_classes, **given)
     except (TypeError, ValueError) as error:
-        raise ArchitectureUnknown(
-            f"{arch} cannot be built with {num_classes} classes, {given}: {error}."
-        ) from error
+        raise ArchitectureUnknown(f"{arch} cannot be built with {num_classes} classes, {given}: {error}.") from error
     if not isinstance(network, nn.Module):
         raise ArchitectureUnknown(f"{arch} gave a {type(network).__name__}; it must give a torch.nn.Module.")
     return network
@@ -127,11 +125,7 @@ def torchvision_names() -> list[str]:
 
 def _unknown(arch: str, name: str) -> ArchitectureUnknown:
     near = difflib.get_close_matches(name, [*torchvision_names(), *_timm().list_models()], n=3)
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else "give a name of torchvision or timm, or module:factory."
-    )
+    hint = f"did you mean {' or '.join(near)}?" if near else "give a name of torchvision or timm, or module:factory."
     return ArchitectureUnknown(f"No architecture is called {arch!r}; {hint}")
 
 
@@ -206,11 +200,9 @@ def _published_by_torchvision(name: str, weights: str) -> Published:
 def _published_by_timm(name: str, weights: str) -> Published:
     timm = _timm()
     full_name = name if weights == "DEFAULT" else f"{name.partition('.')[0]}.{weights}"
-    trained = timm.get_pretrained_cfg(full_name) if timm.is_model(full_name) else None
-    if trained is None or not trained.has_weights:
-        raise WeightsUnreachable(
-            f"timm publishes no weights for {full_name}; give a file of weights instead."
-        )
+    if not timm.models.is_model_pretrained(full_name):
+        raise WeightsUnreachable(f"timm publishes no weights called {full_name}; give a file of weights instead.")
+    trained = timm.get_pretrained_cfg(full_name)
     # The hub's own client retries for minutes.
     _reach(trained.url or importlib.import_module("huggingface_hub").constants.ENDPOINT)
     try:
@@ -239,8 +231,7 @@ def _reach(url: str) -> None:
         urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()  # noqa: S310
     except OSError as error:
         raise WeightsUnreachable(
-            f"The server of the published weights ({url}) does not answer: {error}; "
-            "give a file of weights instead."
+            f"The server of the published weights ({url}) does not answer: {error}; give a file of weights instead."
         ) from error
 
 

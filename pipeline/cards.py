@@ -74,21 +74,15 @@ class Card(Draft):
     def from_dict(cls, given: Mapping[str, object]) -> Card:
         """Read what `as_dict` gave; raise CheckpointBroken for another format, or another set of fields."""
         if given.get("format") != FORMAT:
-            raise CheckpointBroken(
-                f"The card has format {given.get('format')}; this imagemill reads {FORMAT}."
-            )
+            raise CheckpointBroken(f"The card has format {given.get('format')}; this imagemill reads {FORMAT}.")
         if odd := {entry.name for entry in fields(cls)} ^ set(given):
-            raise CheckpointBroken(
-                f"The card does not have exactly the fields it should: {', '.join(sorted(odd))}."
-            )
+            raise CheckpointBroken(f"The card does not have exactly the fields it should: {', '.join(sorted(odd))}.")
         try:
             card = cls(**{**given, **_typed(given)})  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise CheckpointBroken(f"The card cannot be read: {error}") from error
         if not (isinstance(card.temperature, int | float) and 0 < card.temperature < math.inf):
-            raise CheckpointBroken(
-                f"The card's temperature is {card.temperature}; it must be a positive number."
-            )
+            raise CheckpointBroken(f"The card's temperature is {card.temperature}; it must be a positive number.")
         return card
 
     @classmethod
@@ -106,11 +100,7 @@ class Card(Draft):
 def _typed(given: Mapping[str, object]) -> dict[str, object]:
     """Turn JSON lists and objects into the values they stand for."""
     preprocess, classes, frozen = given["preprocess"], given["classes"], given["frozen"]
-    if not (
-        isinstance(preprocess, dict)
-        and isinstance(classes, list | tuple)
-        and isinstance(frozen, list | tuple)
-    ):
+    if not (isinstance(preprocess, dict) and isinstance(classes, list | tuple) and isinstance(frozen, list | tuple)):
         raise ValueError("preprocess must be an object, classes and frozen lists.")  # noqa: TRY004 - bad data
     return {
         "preprocess": Preprocess.from_dict(preprocess),

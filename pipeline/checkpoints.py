@@ -57,9 +57,10 @@ def save(network: nn.Module, draft: Draft, store: str, *, now_s: float) -> Saved
     Raise ClassesInvalid, CheckpointBroken (the network is not what `draft.arch` builds) or StoreUnreachable.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    check_classes(draft.classes)
+    parity = safetensors.torch.save(_record(network, draft))
     _check_structure(_build(draft), tensors)
     weights = safetensors.torch.save(_unshared(tensors))
-    parity = safetensors.torch.save(_record(network, draft))
     card = Card(
         **{entry.name: getattr(draft, entry.name) for entry in fields(Draft)},
         weights_sha256=hashlib.sha256(weights).hexdigest(),
@@ -107,9 +108,7 @@ def verify(reference: str, sha256: str | None) -> None:
     forward = forward_of(loaded.network, loaded.card.preprocess)
     gap = parity_gap(forward, loaded.parity)
     if not gap <= tolerance(torch.device("cpu"), torch.float32):
-        raise CheckpointBroken(
-            f"{reference} does not give the logits it gave when saved: off by {gap:.2g} deviations."
-        )
+        raise CheckpointBroken(f"{reference} does not give the logits it gave when saved: off by {gap:.2g} deviations.")
 
 
 def forward_of(network: nn.Module, preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
@@ -136,16 +135,13 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _record(network: nn.Module, draft: Draft) -> dict[str, Tensor]:
-    check_classes(draft.classes)
     twin = copy.deepcopy(network).cpu().float().eval()
     images = parity_images(draft.preprocess.crop_size)
     logits = forward_of(twin, draft.preprocess)(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         raise CheckpointBroken("The network must give one row of logits per image, and nothing else.")
     if logits.shape[1] != len(draft.classes):
-        raise ClassesInvalid(
-            f"The network has {logits.shape[1]} outputs, but {len(draft.classes)} classes are named."
-        )
+        raise ClassesInvalid(f"The network has {logits.shape[1]} outputs, but {len(draft.classes)} classes are named.")
     if not logits.isfinite().all():
         raise CheckpointBroken("The network gives logits that are not finite; its weights are unusable.")
     return {"images": images, "logits": logits.clone()}
@@ -176,21 +172,15 @@ def _check_hash(file: Path, sha256: str, reference: str) -> None:
         with file.open("rb") as opened:
             given = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointBroken(
-            f"{file.name} of {reference} is missing or unreadable: {error.strerror}."
-        ) from error
+        raise CheckpointBroken(f"{file.name} of {reference} is missing or unreadable: {error.strerror}.") from error
     if given != sha256:
-        raise CheckpointBroken(
-            f"{file.name} of {reference} was changed: its sha256 is {given}, not {sha256}."
-        )
+        raise CheckpointBroken(f"{file.name} of {reference} was changed: its sha256 is {given}, not {sha256}.")
 
 
 def _check_structure(network: nn.Module, tensors: dict[str, Tensor]) -> None:
     _, report = state_dicts.match(network.state_dict(), tensors)
     if not report.fits or report.mapped_by != "names":
-        raise CheckpointBroken(
-            f"The weights are not those of the architecture on the card. {report.summary()}"
-        )
+        raise CheckpointBroken(f"The weights are not those of the architecture on the card. {report.summary()}")
 
 
 def _parity(tensors: dict[str, Tensor]) -> Parity:

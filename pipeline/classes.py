@@ -51,9 +51,7 @@ def check_classes(names: Sequence[str]) -> tuple[str, ...]:
 def unique_names(names: Sequence[str], hints: Sequence[object]) -> tuple[str, ...]:
     """Append its hint to each name that occurs more than once: ImageNet has two cranes, bird and machine."""
     counts = Counter(names)
-    return tuple(
-        f"{name} ({hint})" if counts[name] > 1 else name for name, hint in zip(names, hints, strict=True)
-    )
+    return tuple(f"{name} ({hint})" if counts[name] > 1 else name for name, hint in zip(names, hints, strict=True))
 
 
 def _from_json(text: str) -> list[str]:

@@ -24,13 +24,9 @@ def choose_device(setting: str) -> torch.device:
     if name != "cuda" or (index and not index.isdecimal()):
         raise DeviceUnavailable(f"The device {setting!r} is not known; choose auto, cpu, cuda or cuda:N.")
     if not torch.cuda.is_available():
-        raise DeviceUnavailable(
-            f"{setting} was asked for, but torch finds no CUDA device; choose auto or cpu."
-        )
+        raise DeviceUnavailable(f"{setting} was asked for, but torch finds no CUDA device; choose auto or cpu.")
     if int(index or 0) >= torch.cuda.device_count():
-        raise DeviceUnavailable(
-            f"{setting} was asked for, but there are {torch.cuda.device_count()} CUDA devices."
-        )
+        raise DeviceUnavailable(f"{setting} was asked for, but there are {torch.cuda.device_count()} CUDA devices.")
     return torch.device(setting)
 
 

@@ -101,9 +101,7 @@ def _fit(
         on_epoch(epoch, sum(losses) / len(losses))
 
 
-def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor
-) -> float:
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor) -> float:
     loss = nn.functional.cross_entropy(network(inputs), targets)
     optimizer.zero_grad()
     torch.autograd.backward(loss)

@@ -74,9 +74,7 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
     except UnidentifiedImageError as error:
         raise _unidentified(data, limits) from error
     except MemoryError as error:
-        raise ImageUnreadable(
-            "out_of_memory", "Decoding the image took more memory than there is."
-        ) from error
+        raise ImageUnreadable("out_of_memory", "Decoding the image took more memory than there is.") from error
     except DECODER_ERRORS as error:
         raise _undecodable(error) from error
 
@@ -152,12 +150,8 @@ def _unidentified(data: bytes, limits: Limits) -> ImageUnreadable:
         return ImageUnreadable("not_an_image", "The file is not an image of a known format.")
     if name not in limits.formats:
         allowed = ", ".join(limits.formats)
-        return ImageUnreadable(
-            "unsupported_format", f"{name} files are not read here; convert it to one of {allowed}."
-        )
-    return ImageUnreadable(
-        "unreadable", f"The file starts like a {name} image, but its header is damaged or cut off."
-    )
+        return ImageUnreadable("unsupported_format", f"{name} files are not read here; convert it to one of {allowed}.")
+    return ImageUnreadable("unreadable", f"The file starts like a {name} image, but its header is damaged or cut off.")
 
 
 def _undecodable(error: Exception) -> ImageUnreadable:

@@ -51,9 +51,7 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Give uint8 [3, crop_size, crop_size], exactly as torchvision's Resize and CenterCrop do on PIL."""
-        resized = F.resize(
-            _without_far_ends(image), [self.resize_size], InterpolationMode(self.interpolation)
-        )
+        resized = F.resize(_without_far_ends(image), [self.resize_size], InterpolationMode(self.interpolation))
         cropped = F.center_crop(resized, [self.crop_size])
         # Left in Pillow's HWC order: a batch of these is channels_last, which is what convolutions want.
         return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)

@@ -98,9 +98,7 @@ def _open(file: str) -> int:
     try:
         return os.open(file, OPEN_FLAGS)
     except OSError as error:
-        kind, fact = OPEN_ERRORS.get(
-            error.errno or 0, ("unreadable", f"It could not be opened: {error.strerror}")
-        )
+        kind, fact = OPEN_ERRORS.get(error.errno or 0, ("unreadable", f"It could not be opened: {error.strerror}"))
         raise ItemUnfetchable(kind, f"{fact}.") from error
     except ValueError as error:  # characters that no file name can hold
         raise ItemUnfetchable("missing", "There is no such file: the name is not valid text.") from error
@@ -158,9 +156,7 @@ def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> 
     except IsADirectoryError as error:
         raise ItemUnfetchable("not_a_file", "It is a folder, not an object.") from error
     except (ImportError, ValueError) as error:
-        raise ItemUnfetchable(
-            "unsupported_scheme", f"The driver for {scheme}:// is not installed."
-        ) from error
+        raise ItemUnfetchable("unsupported_scheme", f"The driver for {scheme}:// is not installed.") from error
     except Exception as error:  # every driver brings its own family (botocore, aiohttp, ...)
         raise ItemUnfetchable("unreadable", f"The store did not give it: {_first_line(error)}") from error
 
@@ -176,9 +172,7 @@ def _root(text: str) -> str:
         return text.rstrip("/")
     directory = _local_file(rest) if separator else text
     if not directory.startswith("/"):
-        raise ValueError(
-            f"The root {text!r} must be an absolute directory or a URL such as s3://bucket/folder."
-        )
+        raise ValueError(f"The root {text!r} must be an absolute directory or a URL such as s3://bucket/folder.")
     return os.path.normpath(directory)
 
 

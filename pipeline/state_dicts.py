@@ -83,9 +83,7 @@ class MatchReport:
         ]
         other_head = self.mismatched and not self.missing and not self.unexpected
         hint = "the number of classes" if other_head else "the architecture: this looks like another one"
-        return (
-            f"The weights do not fit: {self.matched} match; {'; '.join(filter(None, facts))}. Check {hint}."
-        )
+        return f"The weights do not fit: {self.matched} match; {'; '.join(filter(None, facts))}. Check {hint}."
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -99,9 +97,7 @@ def read(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def match(
-    expected: Mapping[str, Tensor], given: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], MatchReport]:
+def match(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], MatchReport]:
     """Give `given` under the expected names: by name, else without a prefix, else by structure.
 
     Every tensor is compared by name and shape. The tensors are complete only if the report fits.
@@ -150,14 +146,10 @@ def _unwrapped(content: object) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise CheckpointBroken(
-            "The file holds no mapping from names to tensors; save the network's state_dict."
-        )
+        raise CheckpointBroken("The file holds no mapping from names to tensors; save the network's state_dict.")
     for name, value in content.items():
         if not isinstance(value, Tensor):
-            raise CheckpointBroken(
-                f"The entry {name!r} is not a tensor; save the network's state_dict alone."
-            )
+            raise CheckpointBroken(f"The entry {name!r} is not a tensor; save the network's state_dict alone.")
     return {str(name): value for name, value in content.items()}
 
 

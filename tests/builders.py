@@ -29,15 +29,11 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:  # noq
     return buffer.getvalue()
 
 
-def jpeg_bytes(
-    *, size: tuple[int, int] = (40, 30), seed: int = 0, mode: str = "RGB", **options: object
-) -> bytes:
+def jpeg_bytes(*, size: tuple[int, int] = (40, 30), seed: int = 0, mode: str = "RGB", **options: object) -> bytes:
     return encoded(tiny_image(size=size, seed=seed, mode=mode), "JPEG", **options)
 
 
-def png_bytes(
-    *, size: tuple[int, int] = (40, 30), seed: int = 0, mode: str = "RGB", **options: object
-) -> bytes:
+def png_bytes(*, size: tuple[int, int] = (40, 30), seed: int = 0, mode: str = "RGB", **options: object) -> bytes:
     return encoded(tiny_image(size=size, seed=seed, mode=mode), "PNG", **options)
 
 
@@ -50,6 +46,14 @@ def tiny_network(num_classes: int = 3, *, seed: int = 0) -> nn.Module:
         with torch.no_grad():
             network.get_parameter("14.weight").mul_(20)
     return network.eval()
+
+
+def tied_network(num_classes: int) -> nn.Module:
+    """Give a network two of whose layers are one, with weights that are not contiguous."""
+    layer = nn.Linear(32, 32)
+    layer.weight.data = layer.weight.data.t()
+    ends = nn.Linear(96, 32), nn.Linear(32, num_classes)
+    return nn.Sequential(nn.AdaptiveAvgPool2d((1, 32)), nn.Flatten(), ends[0], layer, layer, ends[1])
 
 
 def tiny_draft(classes: tuple[str, ...] = TINY_CLASSES, **fields: object) -> checkpoints.Draft:

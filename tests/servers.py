@@ -48,6 +48,13 @@ class Postgres:
         with psycopg.connect(self._dsn(), autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def copy(self, template: str, name: str) -> None:
+        """Make a database like another one that nobody is connected to."""
+        with psycopg.connect(self._dsn(), autocommit=True) as connection:
+            # Three times as fast as the default, where there is a choice.
+            how = "STRATEGY file_copy" if connection.info.server_version >= 150_000 else ""
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {how}".encode())
+
     def answers(self) -> bool:
         try:
             psycopg.connect(self._dsn()).close()
@@ -81,9 +88,7 @@ def _running(server: Postgres, owner: pwd.struct_passwd | None) -> Iterator[None
     data, log = server.folder / "data", server.folder / "log"
     setup = ["-U", "imagemill", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"]
     as_owner = _as(owner) | {"cwd": server.folder}
-    subprocess.run(
-        [server.binaries / "initdb", "-D", data, *setup], check=True, stdout=subprocess.DEVNULL, **as_owner
-    )
+    subprocess.run([server.binaries / "initdb", "-D", data, *setup], check=True, stdout=subprocess.DEVNULL, **as_owner)
     options = [part for option in FAST for part in ("-c", option)]
     command = [server.binaries / "postgres", "-D", data, "-k", server.folder, *options]
     with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink, **as_owner) as process:
@@ -140,9 +145,7 @@ def _as(owner: pwd.struct_passwd | None) -> dict[str, object]:
 def _reachable(binaries: Path, folder: Path, owner: pwd.struct_passwd | None) -> Path:
     """Give binaries the owner may run: a copy, where theirs lie below a folder closed to it."""
     try:
-        subprocess.run(
-            [binaries / "postgres", "--version"], check=True, stdout=subprocess.DEVNULL, **_as(owner)
-        )
+        subprocess.run([binaries / "postgres", "--version"], check=True, stdout=subprocess.DEVNULL, **_as(owner))
     except PermissionError:
         install, package = binaries.parent, binaries.parent.parent
         copied = folder / package.name / install.name

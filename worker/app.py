@@ -12,7 +12,7 @@ from worker.settings import Settings
 
 #: Seconds one task may take: softly, then by SIGKILL. A sitting ends by itself long before.
 SOFT_LIMIT_S, HARD_LIMIT_S = 240, 300
-#: Seconds a child may take to import torch and load its model before it is held dead (Celery's own 4.0 is a crash loop).
+#: Seconds a child may take to import torch and load its model before it is held dead; Celery's 4.0 is a crash loop.
 START_LIMIT_S = 180
 
 

@@ -216,9 +216,7 @@ class Client:
     def _ask(self, task: str, payload: dict[str, Any]) -> Any:
         return self._await(task, *self._send(task, payload))
 
-    def _send(
-        self, task: str, payload: dict[str, Any], task_id: str | None = None
-    ) -> tuple[dict[str, Any], str, Any]:
+    def _send(self, task: str, payload: dict[str, Any], task_id: str | None = None) -> tuple[dict[str, Any], str, Any]:
         task_id = task_id or str(uuid.uuid4())
         try:
             result = self._app.send_task(
@@ -255,7 +253,8 @@ class Client:
         address = self._app.connection_for_write().as_uri()
         reason = str(away).splitlines()[0] if str(away) else type(away).__name__
         return BrokerUnreachable(
-            f"No Redis answers at {address} ({reason}). Start the stack with `imagemill up`, or set IMAGEMILL_BROKER_URL."
+            f"No Redis answers at {address} ({reason}). "
+            "Start the stack with `imagemill up`, or set IMAGEMILL_BROKER_URL."
         )
 
 

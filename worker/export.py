@@ -29,9 +29,7 @@ def format_of(file: Path, asked: str | None) -> str:
     """Choose a format: as asked, else by the file's ending. Raises `FormatUnknown`."""
     chosen = asked or file.suffix.removeprefix(".").lower()
     if chosen not in FORMATS:
-        raise FormatUnknown(
-            f"{file.name!r} does not end in .jsonl, .csv or .parquet; rename it or give --format."
-        )
+        raise FormatUnknown(f"{file.name!r} does not end in .jsonl, .csv or .parquet; rename it or give --format.")
     return chosen
 
 
@@ -54,7 +52,7 @@ def write(results: Iterable[Result], file: Path, asked: str | None) -> int:
 def write_jsonl(results: Iterable[Result], out: IO[str]) -> int:
     """Write one JSON object per line; an item without error has no `error`."""
     count = 0
-    for count, result in enumerate(results, start=1):
+    for count, result in enumerate(results, start=1):  # noqa: B007 - the last count is the answer
         wire = asdict(result)
         if result.error is None:
             del wire["error"]
@@ -67,7 +65,7 @@ def write_csv(results: Iterable[Result], out: IO[str]) -> int:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(COLUMNS)
     count = 0
-    for count, result in enumerate(results, start=1):
+    for count, result in enumerate(results, start=1):  # noqa: B007 - the last count is the answer
         rows.writerow(_row(result))
     return count
 
@@ -96,9 +94,7 @@ def _write_parquet(results: Iterable[Result], file: Path) -> int:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise FormatUnknown(
-            "Parquet needs pyarrow: install the `parquet` extra, or choose .jsonl or .csv."
-        ) from None
+        raise FormatUnknown("Parquet needs pyarrow: install the `parquet` extra, or choose .jsonl or .csv.") from None
     types = [arrow.int64(), *[arrow.string()] * 3, arrow.float64(), *[arrow.string()] * 5]
     schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
     count = 0
@@ -107,9 +103,7 @@ def _write_parquet(results: Iterable[Result], file: Path) -> int:
             count += len(rows)
             columns = [list(column) for column in zip(*rows, strict=True)]
             out.write_table(
-                arrow.Table.from_arrays(
-                    [arrow.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema
-                )
+                arrow.Table.from_arrays([arrow.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema)
             )
     return count
 

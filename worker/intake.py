@@ -73,9 +73,7 @@ def status(desk: Desk, job_id: object) -> Reply:
 def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = MAX_PAGE_ITEMS) -> Reply:
     """Give the outcomes recorded behind position `after`, at most `limit`."""
     if not isinstance(after, int) or not isinstance(limit, int) or not 0 < limit <= MAX_PAGE_ITEMS:
-        return Refusal(
-            kind="invalid", message=f"`after` must be a position and `limit` 1 to {MAX_PAGE_ITEMS}."
-        )
+        return Refusal(kind="invalid", message=f"`after` must be a position and `limit` 1 to {MAX_PAGE_ITEMS}.")
     try:
         with session.reading(desk.sessions) as reading:
             job = jobs.job(reading, messages.parse_job_id(job_id))
@@ -189,9 +187,7 @@ def _pin(transaction: Session, submission: messages.Submission) -> int | None:
 
 
 def _store_inline(desk: Desk, submission: messages.Submission) -> tuple[messages.Item, ...]:
-    return tuple(
-        item if item.inline is None else _stored(desk, item, item.inline) for item in submission.items
-    )
+    return tuple(item if item.inline is None else _stored(desk, item, item.inline) for item in submission.items)
 
 
 def _stored(desk: Desk, item: messages.Item, image: bytes) -> messages.Item:
@@ -213,9 +209,7 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
     """Say why nothing happens, where the ledger can tell."""
     if job.state not in ("accepted", "running"):
         return None
-    serving = [
-        worker for worker in workers.list_alive(reading, within_s=ALIVE_S) if job.model in worker.models
-    ]
+    serving = [worker for worker in workers.list_alive(reading, within_s=ALIVE_S) if job.model in worker.models]
     if serving:
         troubles = [worker.message for worker in serving if worker.message]
         return troubles[0] if troubles else None

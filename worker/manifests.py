@@ -1,4 +1,4 @@
-"""Takes what a user names: references, globs, folders, JSONL and CSV manifests. Gives items, checked before any is sent.
+"""Takes what a user names: references, globs, folders, manifests. Gives items, checked before any is sent.
 
 Knows nothing of brokers or images: standard library only, one pass in constant memory.
 """
@@ -70,9 +70,7 @@ def check(source: Source) -> int:
     if not num_items:
         raise ManifestInvalid("There is nothing to classify: no items were given.")
     if num_items > MAX_JOB_ITEMS:
-        raise ManifestInvalid(
-            f"A job holds at most {MAX_JOB_ITEMS} items, not {num_items}; submit several jobs."
-        )
+        raise ManifestInvalid(f"A job holds at most {MAX_JOB_ITEMS} items, not {num_items}; submit several jobs.")
     return num_items
 
 
@@ -94,7 +92,10 @@ def _expand(text: str) -> Iterator[Item]:
             sorted(file for file in path.rglob("*") if _is_image(file)), f"The folder {text!r} has no images."
         )
     if any(mark in text for mark in "*?[") and not path.exists():
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        matches = sorted(
+            Path(match)
+            for match in glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        )
         files = chain.from_iterable(sorted(m.rglob("*")) if m.is_dir() else [m] for m in matches)
         return _found([file for file in files if _is_image(file)], f"Nothing matches {text!r}.")
     return iter([Item(reference=as_reference(str(path), here))])
@@ -145,9 +146,7 @@ def _csv_lines(file: Path) -> Iterator[tuple[int, Any]]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
         if "reference" not in (rows.fieldnames or ()):
-            raise ManifestInvalid(
-                "Line 1: a CSV manifest needs a header with `reference`, and perhaps `key`."
-            )
+            raise ManifestInvalid("Line 1: a CSV manifest needs a header with `reference`, and perhaps `key`.")
         try:
             for row in rows:
                 yield rows.line_num, _csv_row(row, rows.line_num)

@@ -165,14 +165,10 @@ class Submission:
         if not isinstance(items, Sequence) or isinstance(items, str) or not items:
             raise MessageInvalid("`items` must be a list of at least one item.")
         if len(items) > MAX_PART_ITEMS:
-            raise MessageInvalid(
-                f"A message carries at most {MAX_PART_ITEMS} items, not {len(items)}; send parts."
-            )
+            raise MessageInvalid(f"A message carries at most {MAX_PART_ITEMS} items, not {len(items)}; send parts.")
         first = _whole(fields, "first_position", default=0, lowest=0, highest=MAX_JOB_ITEMS)
         deadline_s = fields.get("deadline_s")
-        if deadline_s is not None and (
-            isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)
-        ):
+        if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
             raise MessageInvalid("`deadline_s` must be a number of seconds.")
         submission = cls(
             job_id=_uuid(fields, "job_id"),
@@ -205,9 +201,7 @@ class Submission:
         keys = [item.key for item in self.items if item.key is not None]
         if len(set(keys)) < len(keys):
             repeated = next(key for key in keys if keys.count(key) > 1)
-            raise MessageInvalid(
-                f"The key {repeated!r} is given to more than one item; keys must be unique in a job."
-            )
+            raise MessageInvalid(f"The key {repeated!r} is given to more than one item; keys must be unique in a job.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,9 +302,7 @@ def _fields(wire: Any, what: str, known: set[str]) -> Mapping[str, Any]:
         raise MessageInvalid(f"{what.capitalize()} must be an object, not {type(wire).__name__}.")
     unknown = sorted(str(name) for name in wire if name not in known)
     if unknown:
-        raise MessageInvalid(
-            f"Unknown field in {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
-        )
+        raise MessageInvalid(f"Unknown field in {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
     return wire
 
 

@@ -36,8 +36,8 @@ class Sweep:
 
     def __str__(self) -> str:
         return (
-            f"{self.num_expired} jobs expired, {self.reaped.num_returned} shards returned, {self.reaped.num_split} split, "
-            f"{self.reaped.num_failed} given up, {self.num_rung} bells rung"
+            f"{self.num_expired} jobs expired, {self.reaped.num_returned} shards returned, "
+            f"{self.reaped.num_split} split, {self.reaped.num_failed} given up, {self.num_rung} bells rung"
         )
 
 

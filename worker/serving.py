@@ -73,8 +73,8 @@ class Tally:
         if not self.num_shards:
             return "nothing left to claim"
         return (
-            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards in {self.num_batches} batches "
-            f"on {self.version} in {self.total_s:.3f} s: claim {self.claim_s:.3f} fetch {self.fetch_s:.3f} "
+            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards "
+            f"in {self.num_batches} batches on {self.version} in {self.total_s:.3f} s: claim {self.claim_s:.3f} fetch {self.fetch_s:.3f} "
             f"decode {self.decode_s:.3f} forward {self.forward_s:.3f} record {self.record_s:.3f}"
         )
 
@@ -163,9 +163,7 @@ class _Sitting:
                 with session.transaction(self.station.sessions) as transaction:
                     leases.release(transaction, sheet.claim, delay_s=0.0, forgive=False)
             except (db_errors.LedgerError, OperationalError) as away:
-                log.warning(
-                    "shard %s could not be given back, its lease will run out: %s", sheet.claim.shard_id, away
-                )
+                log.warning("shard %s could not be given back, its lease will run out: %s", sheet.claim.shard_id, away)
             self._close(sheet)
 
     def _version(self, claim: leases.Claim) -> registry.Version:
@@ -182,9 +180,7 @@ class _Sitting:
                 sheet = self._open(claim)
                 # A shard whose lease the heartbeat found lost (a cancelled job, say) is not worth going on with.
                 yield from (
-                    ((sheet, item), item.reference)
-                    for item in claim.items
-                    if claim.shard_id in self.station.held
+                    ((sheet, item), item.reference) for item in claim.items if claim.shard_id in self.station.held
                 )
             claims = self._more(first, version) if time.monotonic() < self.give_up_s else []
 
@@ -235,9 +231,7 @@ class _Sitting:
         for shard_id in finished.lost:
             log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
 
-    def _refuse(
-        self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError
-    ) -> None:
+    def _refuse(self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError) -> None:
         """Give a shard back whose version will not load; after the last attempt, record that as its items' outcome."""
         log.error("%s cannot be loaded: %s", version.name, broken)
         sheet = self.sheets[claim.shard_id]
@@ -246,9 +240,7 @@ class _Sitting:
                 leases.release(transaction, claim, delay_s=LOAD_RETRY_S * claim.attempts, forgive=False)
             self._close(sheet)
             return
-        sheet.done = [
-            _failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items
-        ]
+        sheet.done = [_failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items]
         self.tally.num_failed += len(sheet.done)
         self._record([sheet])
 
@@ -276,9 +268,7 @@ def _persistently(write: "partial[None]") -> None:
         try:
             write()
         except (db_errors.LedgerUnreachable, OperationalError) as away:
-            log.warning(
-                "the ledger is away, recording again in %.1f s: %s", pause_s, str(away).splitlines()[0]
-            )
+            log.warning("the ledger is away, recording again in %.1f s: %s", pause_s, str(away).splitlines()[0])
             time.sleep(pause_s)
         else:
             return

@@ -67,9 +67,7 @@ def _setting(parse: Callable[[str], Any], default: Any, about: str) -> Any:
 class Settings:
     """Everything that can be set, with its default. `IMAGEMILL_<NAME>`, or `IMAGEMILL_<NAME>_FILE` for a secret."""
 
-    home: Path = _setting(
-        Path, Path("~/.imagemill"), "folder of the embedded stack: ledger, Redis, store, logs"
-    )
+    home: Path = _setting(Path, Path("~/.imagemill"), "folder of the embedded stack: ledger, Redis, store, logs")
     broker_url: str = _setting(str, "", "Redis; empty takes the embedded one's socket under the home folder")
     database_url: str = _setting(str, "", "ledger; empty takes ledger.sqlite under the home folder")
     store: str = _setting(
@@ -80,19 +78,13 @@ class Settings:
     )
     models: tuple[str, ...] = _setting(_models, ("default",), "models that a classify worker serves")
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
-    precision: str = _setting(
-        _one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal"
-    )
+    precision: str = _setting(_one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal")
     batch_size: int = _setting(_positive, 32, "images in one forward pass")
-    decode_threads: int = _setting(
-        _positive, min(8, os.cpu_count() or 1), "threads that fetch and decode ahead"
-    )
+    decode_threads: int = _setting(_positive, min(8, os.cpu_count() or 1), "threads that fetch and decode ahead")
     torch_threads: int = _setting(_positive, os.cpu_count() or 1, "threads of one forward pass on the CPU")
     shard_size: int = _setting(_positive, 256, "items in one shard, the unit of lease and record")
     sitting_s: float = _setting(_seconds, 20.0, "seconds one task goes on taking waiting shards")
-    lease_s: float = _setting(
-        _seconds, 60.0, "seconds after which a silent worker's shards are given to another"
-    )
+    lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")
     max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")
     warm_versions: int = _setting(_positive, 2, "versions a worker keeps loaded at most")
     max_image_bytes: int = _setting(_positive, 20 * 1024 * 1024, "largest image file, in bytes")
@@ -115,9 +107,7 @@ class Settings:
             base = name.removesuffix("_FILE")
             if base not in known:
                 raise SettingsInvalid(_unknown(name, list(known)))
-            values[known[base].name] = _parse(
-                name, _secret(name, text) if name != base else text, known[base]
-            )
+            values[known[base].name] = _parse(name, _secret(name, text) if name != base else text, known[base])
         return cls(**values).resolved()
 
     def resolved(self) -> "Settings":

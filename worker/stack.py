@@ -1,4 +1,4 @@
-"""Takes the settings. Gives the whole stack as processes of this machine: Redis, intake, classify, upkeep, beat, Flower.
+"""Takes the settings. Gives the whole stack as processes of this machine: Redis, workers, beat, Flower.
 
 Knows nothing of what the processes do; it starts them, watches them and stops them by their own handles.
 """
@@ -67,9 +67,7 @@ class Stack:
         """Start the embedded Redis on a private socket, unless one answers there already. Raises `StackError`."""
         socket = embedded_socket(self.settings.home)
         if _answers(socket):
-            raise StackError(
-                f"A Redis already answers at {socket}: the stack of {self.settings.home} is running."
-            )
+            raise StackError(f"A Redis already answers at {socket}: the stack of {self.settings.home} is running.")
         folder = self.settings.home / "redis"
         folder.mkdir(parents=True, exist_ok=True)
         command = [
@@ -123,7 +121,7 @@ class Stack:
         environ = {**os.environ, **self.settings.as_env()}
         with (self.logs / f"{name}.log").open("ab") as out:
             # A session of its own, so that Ctrl-C reaches us alone and we stop the parts in order.
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own command lines
                 command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -144,9 +142,7 @@ def redis_server() -> str:
         return str(bundled)
     found = shutil.which("redis-server")
     if not found:
-        raise StackError(
-            "There is no redis-server: install one, or set IMAGEMILL_BROKER_URL to a Redis that runs."
-        )
+        raise StackError("There is no redis-server: install one, or set IMAGEMILL_BROKER_URL to a Redis that runs.")
     return found
 
 

@@ -43,9 +43,7 @@ def open_serving(
         )
 
     swap.load_serving()
-    beating = heartbeat.Heartbeat(
-        sessions, describe, chores=(partial(serving.extend_leases, station), swap.follow)
-    )
+    beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(serving.extend_leases, station), swap.follow))
     beating.start()
 
     def close() -> None:

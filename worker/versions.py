@@ -43,9 +43,7 @@ class Imported:
     serves: bool
 
 
-def import_version(
-    sessions: sessionmaker[Session], store: str, wanted: Import, *, promoted: bool
-) -> Imported:
+def import_version(sessions: sessionmaker[Session], store: str, wanted: Import, *, promoted: bool) -> Imported:
     """Build the network, fit the weights into it, save the checkpoint and register it.
 
     A model's first version serves at once, others only if `promoted`. Raises `ArchitectureUnknown`,
@@ -61,9 +59,7 @@ def import_version(
         preprocess=_sized(preprocess, wanted),
     )
     version = register(sessions, store, wanted.model, network, draft, source="import")
-    return Imported(
-        version=version, report=report, serves=_promote_first(sessions, version, promoted=promoted)
-    )
+    return Imported(version=version, report=report, serves=_promote_first(sessions, version, promoted=promoted))
 
 
 def register(
@@ -142,9 +138,7 @@ def _given(wanted: Import) -> tuple[Mapping[str, Tensor], tuple[str, ...], Prepr
         classes = checkpoints.read_classes(wanted.classes) if wanted.classes else published.classes
         return published.state_dict, classes, published.preprocess
     if wanted.classes is None:
-        raise errors.ClassesInvalid(
-            "Weights on disk name no classes: give --classes FILE, one name per output."
-        )
+        raise errors.ClassesInvalid("Weights on disk name no classes: give --classes FILE, one name per output.")
     return (
         state_dicts.read(file),
         checkpoints.read_classes(wanted.classes),

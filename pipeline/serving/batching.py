@@ -145,9 +145,7 @@ def _prepare(
     except ItemError as error:
         return Failure(stage=error.stage, kind=error.kind, message=error.message)
     except MemoryError:
-        return Failure(
-            stage=stage, kind="out_of_memory", message="There was not enough memory for the image."
-        )
+        return Failure(stage=stage, kind="out_of_memory", message="There was not enough memory for the image.")
     finally:
         ended = time.perf_counter()
         if stage == "fetch":

@@ -69,9 +69,7 @@ class Classifier:
         return classifier
 
     @classmethod
-    def _prove(
-        cls, loaded: checkpoints.Loaded, device: torch.device, dtype: torch.dtype
-    ) -> tuple[Classifier, str]:
+    def _prove(cls, loaded: checkpoints.Loaded, device: torch.device, dtype: torch.dtype) -> tuple[Classifier, str]:
         """Give the classifier, and what is wrong with it on the fixture (empty: nothing)."""
         network = _cast(loaded.network, dtype).to(memory_format=torch.channels_last).to(device)
         classifier = cls(network=network, card=loaded.card, device=device, dtype=dtype)
@@ -113,9 +111,7 @@ class Classifier:
         give one finite row per image.
         """
         if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
-            raise ValueError(
-                f"Images must be uint8 [N, 3, S, S], not {images_NCHW.dtype} {images_NCHW.shape}."
-            )
+            raise ValueError(f"Images must be uint8 [N, 3, S, S], not {images_NCHW.dtype} {images_NCHW.shape}.")
         if not len(images_NCHW):
             return []
         with torch.inference_mode():

@@ -17,9 +17,7 @@ LEASE_S = 60.0
 
 
 def items(num_items: int, first: int = 0) -> list[Item]:
-    return [
-        Item(position=n, key=f"key-{n}", reference=f"images/{n}.jpg") for n in range(first, first + num_items)
-    ]
+    return [Item(position=n, key=f"key-{n}", reference=f"images/{n}.jpg") for n in range(first, first + num_items)]
 
 
 def job(num_items: int = 10, **header: object) -> NewJob:
@@ -83,13 +81,10 @@ def fill(
     )
 
 
-def outcomes_of(
-    claim: Claim, *, failing: Iterable[int] = (), version_id: int | None = None
-) -> list[outcomes.Outcome]:
+def outcomes_of(claim: Claim, *, failing: Iterable[int] = (), version_id: int | None = None) -> list[outcomes.Outcome]:
     """A label for each item of a claim, but an error for the positions in `failing`."""
     return [
-        failed(item) if item.position in set(failing) else labelled(item, version_id=version_id)
-        for item in claim.items
+        failed(item) if item.position in set(failing) else labelled(item, version_id=version_id) for item in claim.items
     ]
 
 

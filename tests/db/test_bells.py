@@ -28,9 +28,7 @@ def test_a_bell_is_owed_until_it_is_rung(sessions):
         assert [bell.shard_id for bell in bells.bells_of(session, job_id)] == [second]
 
 
-@pytest.mark.parametrize(
-    ("older_than_s", "expected"), [(None, 0), (60, 0), (-1, 1)], ids=["never", "young", "old"]
-)
+@pytest.mark.parametrize(("older_than_s", "expected"), [(None, 0), (60, 0), (-1, 1)], ids=["never", "young", "old"])
 def test_a_bell_rung_long_ago_is_owed_again_to_whoever_asks(sessions, older_than_s, expected):
     with transaction(sessions) as session:
         builders.submit(session, 4)
@@ -61,6 +59,4 @@ def test_a_shard_that_came_back_is_owed_a_new_bell(sessions):
 def test_bells_are_listed_up_to_the_limit_oldest_first(sessions):
     with transaction(sessions) as session:
         builders.submit(session, 12)
-        assert [bell.shard_id for bell in bells.unrung(session, older_than_s=None, limit=2)] == owed(session)[
-            :2
-        ]
+        assert [bell.shard_id for bell in bells.unrung(session, older_than_s=None, limit=2)] == owed(session)[:2]

@@ -78,9 +78,7 @@ def test_no_batch_mixes_versions_except_with_jobs_that_follow_the_pointer(sessio
         one, two = (registry.register(session, builders.new_version()).id for _ in range(2))
         for version_id in (one, two, None):
             builders.submit(session, 4, version_id=version_id)
-        assert [claim.version_id for claim in fill(session, 99, version_id=one, follows_latest=False)] == [
-            one
-        ]
+        assert [claim.version_id for claim in fill(session, 99, version_id=one, follows_latest=False)] == [one]
         assert [claim.version_id for claim in fill(session, 99, version_id=two)] == [two, None]
 
 

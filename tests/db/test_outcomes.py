@@ -13,9 +13,7 @@ def job_id(sessions):
         version = registry.register(session, builders.new_version())
         job_id = builders.submit(session, 10)
         recorded = [
-            builders.failed(item)
-            if item.position in (3, 7)
-            else builders.labelled(item, version_id=version.id)
+            builders.failed(item) if item.position in (3, 7) else builders.labelled(item, version_id=version.id)
             for item in builders.items(10)
         ]
         outcomes.insert(session, job_id, 1, recorded)

@@ -106,9 +106,7 @@ def disturb(sessions, ids, seed):
         lambda session: jobs.cancel(session, choose.choice(ids)),
         lambda session: jobs.retry(session, choose.choice(ids), shard_size=3),
         lambda session: sweeps.reap(session, max_attempts=2),
-        lambda session: bells.mark_rung(
-            session, [b.shard_id for b in bells.unrung(session, older_than_s=-1, limit=9)]
-        ),
+        lambda session: bells.mark_rung(session, [b.shard_id for b in bells.unrung(session, older_than_s=-1, limit=9)]),
     )
     for _ in range(30):
         try:

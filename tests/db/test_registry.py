@@ -14,9 +14,7 @@ def three_versions(session):
 
 
 def promote(session, version_id, seen_epoch):
-    return registry.promote(
-        session, builders.MODEL, version_id, seen_epoch=seen_epoch, who="ada", reason="better"
-    )
+    return registry.promote(session, builders.MODEL, version_id, seen_epoch=seen_epoch, who="ada", reason="better")
 
 
 def serving_number(session):
@@ -113,9 +111,7 @@ def test_the_history_names_who_moved_what_from_where_and_why(sessions):
         promote(session, first, 0)
         promote(session, second, 1)
         registry.rollback(session, builders.MODEL, who="bob", reason="worse")
-        told = [
-            (p.kind, p.version, p.previous, p.who, p.epoch) for p in registry.history(session, builders.MODEL)
-        ]
+        told = [(p.kind, p.version, p.previous, p.who, p.epoch) for p in registry.history(session, builders.MODEL)]
     assert told == [
         ("promote", "cats:1", None, "ada", 1),
         ("promote", "cats:2", "cats:1", "ada", 2),

@@ -69,7 +69,7 @@ def test_a_ledger_that_is_away_is_named_without_its_password(url, where):
 
 
 def test_a_connection_lost_on_the_way_is_a_ledger_away(postgres, postgres_template):
-    postgres.execute(f"CREATE DATABASE severed TEMPLATE {postgres_template}")
+    postgres.copy(postgres_template, "severed")
     sessions = database.connect(postgres.url("severed"))
     with pytest.raises(errors.LedgerUnreachable), transaction(sessions) as session:  # noqa: PT012
         workers.beat(session, ADA)

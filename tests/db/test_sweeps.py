@@ -39,18 +39,14 @@ def test_an_item_that_kills_every_worker_fails_alone_and_its_neighbours_succeed(
         view = jobs.job(session, job_id)
         errors = outcomes.page(session, job_id, limit=9, errors=True)
     assert (view.state, view.num_succeeded, view.num_failed) == ("partial", 7, 1)
-    assert [(row.position, row.error.stage, row.error.kind) for row in errors] == [
-        (deadly, "forward", "killed_worker")
-    ]
+    assert [(row.position, row.error.stage, row.error.kind) for row in errors] == [(deadly, "forward", "killed_worker")]
 
 
 def test_a_lease_that_has_not_run_out_is_left_alone(sessions):
     with transaction(sessions) as session:
         builders.submit(session, 4)
         fill(session, 99)
-        assert sweeps.reap(session, max_attempts=1) == sweeps.Reaped(
-            num_returned=0, num_split=0, num_failed=0
-        )
+        assert sweeps.reap(session, max_attempts=1) == sweeps.Reaped(num_returned=0, num_split=0, num_failed=0)
 
 
 def test_a_job_past_its_deadline_expires_and_keeps_what_it_has(sessions):

@@ -14,7 +14,5 @@ def data_folder() -> Path:
     beside = Path(__file__).parents[3] / "shared" / "data"
     folder = Path(os.environ.get("IMAGEMILL_TEST_DATA", beside))
     if not (folder / "weights").is_dir():
-        pytest.skip(
-            f"real photos and weights are not at {folder}; set IMAGEMILL_TEST_DATA to check against them"
-        )
+        pytest.skip(f"real photos and weights are not at {folder}; set IMAGEMILL_TEST_DATA to check against them")
     return folder

@@ -58,7 +58,7 @@ def test_a_name_that_is_not_known_is_refused_with_a_hint(arch: str, sentence: st
 
 
 def test_an_option_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ArchitectureUnknown, match="cannot be built .*no_such_option"):
+    with pytest.raises(ArchitectureUnknown, match=r"cannot be built .*no_such_option"):
         backbones.build("mobilenet_v2", num_classes=2, options={"no_such_option": 1})
 
 
@@ -111,8 +111,9 @@ def test_published_weights_come_whole_or_are_refused_soon(arch: str) -> None:
     try:
         given = backbones.published(arch, "DEFAULT")
     except WeightsUnreachable as error:
-        assert "give a file of weights instead" in str(error)
-        assert time.monotonic() - started < 20
+        took_s, sentence = time.monotonic() - started, str(error)
+        assert took_s < 20
+        assert sentence.endswith("give a file of weights instead.")
     else:
         assert len(given.classes) == 1000
         assert set(given.state_dict) == set(backbones.build(arch, num_classes=1000).state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -36,13 +37,7 @@ def png_header(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     data = b"IDAT" + zlib.compress(b"\0" * 1000)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk
-        + struct.pack(">I", len(data) - 4)
-        + data
-        + struct.pack(">I", zlib.crc32(data))
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
@@ -53,9 +48,7 @@ def test_every_allowed_format_decodes_to_rgb(format_name: str) -> None:
     assert distance(decoded, image) < 12
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBA", "LA", "I;16", "I;16B", "I", "F", "LAB", "PA"]
-)
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBA", "LA", "I;16", "I;16B", "I", "F", "LAB", "PA"])
 def test_every_mode_becomes_rgb_of_the_same_brightness(mode: str) -> None:
     grey = Image.new("L", (20, 10), 128)
     if mode == "F":
@@ -99,11 +92,7 @@ def test_transparent_pixels_become_white_whatever_colour_hides_there(mode: str) 
         data = builders.encoded(Image.new(mode, (4, 4), (9, 0) if mode == "LA" else (9, 9, 9, 0)), "PNG")
     else:
         transparent = (9, 9, 9) if mode == "RGB" else 9
-        image = (
-            Image.new("RGB", (4, 4), (9, 9, 9)).quantize()
-            if mode == "P"
-            else Image.new(mode, (4, 4), transparent)
-        )
+        image = Image.new("RGB", (4, 4), (9, 9, 9)).quantize() if mode == "P" else Image.new(mode, (4, 4), transparent)
         data = builders.encoded(image, "PNG", transparency=0 if mode == "P" else transparent)
     assert decode(data, LIMITS).getpixel((1, 1)) == (255, 255, 255)
 
@@ -162,8 +151,8 @@ def test_a_multi_picture_jpeg_gives_its_first_picture() -> None:
         (b"x" * (LIMITS.max_bytes + 1), "too_large"),
     ],
     ids=[
-        "nothing", "text", "zeros", "html", "svg", "pdf", "eps", "psd", "heic", "tiff", "jpeg header alone", "jpeg cut",
-        "png cut", "webp cut", "bomb of 2500 megapixels", "bomb of 100", "bomb of 64", "too many bytes",
+        "nothing", "text", "zeros", "html", "svg", "pdf", "eps", "psd", "heic", "tiff", "jpeg header",
+        "jpeg cut", "png cut", "webp cut", "bomb of 2500 megapixels", "bomb of 100", "bomb of 64", "too many bytes",
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_good_is_refused_with_its_kind(data: bytes, kind: str) -> None:
@@ -198,10 +187,8 @@ def test_damage_anywhere_gives_an_image_or_a_refusal(format_name: str) -> None:
         data = bytearray(whole[: random.integers(1, len(whole) + 1)])
         for position in random.integers(0, len(data), size=random.integers(0, 6)):
             data[position] = random.integers(0, 256)
-        try:
+        with suppress(ImageUnreadable):
             assert decode(bytes(data), LIMITS).mode == "RGB"
-        except ImageUnreadable as error:
-            assert error.kind
 
 
 def test_threads_decode_the_same_as_one_does() -> None:

@@ -24,18 +24,14 @@ def torchvision_of(preprocess: Preprocess) -> transforms.Compose:
     )
 
 
-@pytest.mark.parametrize(
-    "size", [(500, 375), (375, 500), (224, 224), (257, 1001), (31, 17), (1, 9), (3000, 200)]
-)
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 224), (257, 1001), (31, 17), (1, 9), (3000, 200)])
 @pytest.mark.parametrize(
     "preprocess",
     [
         STANDARD,
         Preprocess(resize_size=232, crop_size=224, interpolation="bicubic"),
         Preprocess(resize_size=100, crop_size=224),
-        Preprocess(
-            resize_size=32, crop_size=32, interpolation="nearest", mean=(0.5, 0.5, 0.5), std=(1, 2, 3)
-        ),
+        Preprocess(resize_size=32, crop_size=32, interpolation="nearest", mean=(0.5, 0.5, 0.5), std=(1, 2, 3)),
     ],
     ids=["standard", "bicubic", "padded", "small"],
 )
@@ -68,8 +64,9 @@ def test_the_dictionary_gives_the_same_value_and_digest_back() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"resize_size": 0}, {"resize_size": "256"}, {"resize_size": None}, {"crop_size": 10**6}, {"crop_size": 2.5},
-        {"interpolation": "area"}, {"mean": [0.5]}, {"mean": "abc"}, {"mean": ["a", "b", "c"]}, {"std": [1, 1, 0]},
+        {"resize_size": 0}, {"resize_size": "256"}, {"resize_size": None}, {"crop_size": 10**6},
+        {"crop_size": 2.5}, {"interpolation": "area"}, {"mean": [0.5]}, {"mean": "abc"}, {"mean": ["a", "b", "c"]},
+        {"std": [1, 1, 0]},
     ],
     ids=str,
 )  # fmt: skip

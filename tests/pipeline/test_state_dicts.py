@@ -81,9 +81,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
             state_dicts.read(file)
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "model.", "backbone.", "net.", "module.model.", "student.deep."]
-)
+@pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.", "net.", "module.model.", "student.deep."])
 def test_a_prefix_is_stripped(prefix: str) -> None:
     network = builders.tiny_network(seed=1)
     report = state_dicts.load(network, {prefix + name: tensor for name, tensor in weights().items()})
@@ -154,9 +152,7 @@ def test_no_weights_at_all_do_not_fit() -> None:
         ("mobilenet_v2-torchvision.pth", "timm:mobilenetv2_100", {}, "structure"),
     ],
 )
-def test_real_weights_fit(
-    data_folder: Path, file: str, arch: str, options: dict[str, object], mapped_by: str
-) -> None:
+def test_real_weights_fit(data_folder: Path, file: str, arch: str, options: dict[str, object], mapped_by: str) -> None:
     network = backbones.build(arch, num_classes=1000, options=options)
     given = state_dicts.read(data_folder / "weights" / file)
     report = state_dicts.load(network, given)
@@ -174,9 +170,7 @@ def test_real_weights_fit(
         ),
     ],
 )
-def test_real_weights_that_do_not_fit_say_why(
-    data_folder: Path, file: str, num_classes: int, sentence: str
-) -> None:
+def test_real_weights_that_do_not_fit_say_why(data_folder: Path, file: str, num_classes: int, sentence: str) -> None:
     network = backbones.build("mobilenet_v2", num_classes=num_classes)
     with pytest.raises(WeightsDoNotFit, match=sentence):
         state_dicts.load(network, state_dicts.read(data_folder / "weights" / file))

@@ -37,9 +37,7 @@ WRONG_USAGE = (
 #: It could have worked and did not.
 FAILURES = (client.ClientError, db_errors.LedgerError, pipeline_errors.PipelineError, StackError)
 #: Refusals of intake that are the caller's to mend.
-WRONG_KINDS = frozenset(
-    {"invalid", "unknown_job", "unknown_model", "unknown_version", "idempotency_conflict"}
-)
+WRONG_KINDS = frozenset({"invalid", "unknown_job", "unknown_model", "unknown_version", "idempotency_conflict"})
 
 Run = Callable[[Namespace, settings.Settings], int]
 

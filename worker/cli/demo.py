@@ -75,9 +75,7 @@ def _make_model(settings: Settings, train: "Sequence[Digit]", seed: int) -> regi
 
     migrate.upgrade(settings.database_url)
     with output.progress("Training", NUM_EPOCHS) as advance:
-        network = digits.train(
-            train, seed=seed, num_epochs=NUM_EPOCHS, on_epoch=lambda epoch, _: advance(epoch)
-        )
+        network = digits.train(train, seed=seed, num_epochs=NUM_EPOCHS, on_epoch=lambda epoch, _: advance(epoch))
     draft = checkpoints.Draft(
         arch=digits.ARCH, classes=tuple("0123456789"), preprocess=backbones.preprocess_for(digits.ARCH)
     )
@@ -100,9 +98,7 @@ def _report(
         Counter(truth[one.reference] for one, ok in zip(results, right, strict=True) if ok),
     )
     mistaken = {
-        label: ", ".join(
-            sorted({f"{one.label}" for one in results if truth[one.reference] == label != one.label})
-        )
+        label: ", ".join(sorted({f"{one.label}" for one in results if truth[one.reference] == label != one.label}))
         for label in total
     }
     output.table(
@@ -130,15 +126,9 @@ def _report(
     )
     ledger = settings.database_url.removeprefix("sqlite:///")
     console = output.console()
-    console.print(
-        f"\nMeasured accuracy on {len(results)} held-out images: [bold green]{accuracy:.4f}[/bold green]"
-    )
-    console.print(
-        f"Every outcome is a row of table `outcomes` in {ledger}, job {status.job_id}:", soft_wrap=True
-    )
-    console.print(
-        f"  IMAGEMILL_HOME={settings.home} .venv/bin/imagemill jobs results {status.job_id}", soft_wrap=True
-    )
+    console.print(f"\nMeasured accuracy on {len(results)} held-out images: [bold green]{accuracy:.4f}[/bold green]")
+    console.print(f"Every outcome is a row of table `outcomes` in {ledger}, job {status.job_id}:", soft_wrap=True)
+    console.print(f"  IMAGEMILL_HOME={settings.home} .venv/bin/imagemill jobs results {status.job_id}", soft_wrap=True)
     console.print(
         "\nTry next: `imagemill up`, then `imagemill models import --help` and `imagemill submit --wait photos/`."
     )

@@ -22,9 +22,7 @@ def listed(asked: Namespace, settings: Settings) -> int:
     """Print every version, newest first."""
     with session.reading(runtime.open_ledger(settings)) as reading:
         versions = registry.versions(reading, asked.model)
-        serving = {
-            model: registry.serving(reading, model) for model in {version.model for version in versions}
-        }
+        serving = {model: registry.serving(reading, model) for model in {version.model for version in versions}}
     serves = {pointer.version.id for pointer in serving.values() if pointer}
     if asked.json:
         output.as_json([_as_dict(version, serves=version.id in serves) for version in versions])
@@ -90,9 +88,7 @@ def imported(asked: Namespace, settings: Settings) -> int:
     console.print(made.report.summary())
     console.print(f"[bold]{made.version.name}[/bold] is saved at {made.version.reference}")
     if made.serves:
-        console.print(
-            f"[green]{made.version.name} serves[/green]; submit images with: {_example(made.version.model)}"
-        )
+        console.print(f"[green]{made.version.name} serves[/green]; submit images with: {_example(made.version.model)}")
     else:
         console.print(f"It does not serve yet; let it with: imagemill models promote {made.version.name}")
     if made.version.model not in settings.models:
@@ -131,10 +127,7 @@ def history(asked: Namespace, settings: Settings) -> int:
     output.table(
         f"What served as {asked.model}",
         ("from", "version", "before", "how", "who", "reason"),
-        (
-            (output.when(one.at_s), one.version, one.previous, one.kind, one.who, one.reason)
-            for one in promotions
-        ),
+        ((output.when(one.at_s), one.version, one.previous, one.kind, one.who, one.reason) for one in promotions),
     )
     return 0
 
@@ -163,9 +156,7 @@ def _say_serving(asked: Namespace, serving: registry.Serving) -> int:
 
 def _model(name: str) -> str:
     if not messages.MODEL_NAME.fullmatch(name):
-        raise messages.MessageInvalid(
-            f"{name!r} cannot name a model: use lower-case letters, digits and _ . -"
-        )
+        raise messages.MessageInvalid(f"{name!r} cannot name a model: use lower-case letters, digits and _ . -")
     return name
 
 
@@ -181,13 +172,9 @@ def _option(text: str) -> tuple[str, object]:
 
 
 def _as_dict(version: registry.Version, **more: object) -> dict[str, object]:
-    known = {
-        name: getattr(version, name)
-        for name in ("name", "model", "number", "arch", "num_classes", "reference")
-    }
+    known = {name: getattr(version, name) for name in ("name", "model", "number", "arch", "num_classes", "reference")}
     known |= {
-        name: getattr(version, name)
-        for name in ("sha256", "source", "metrics", "num_parameters", "created_at_s")
+        name: getattr(version, name) for name in ("sha256", "source", "metrics", "num_parameters", "created_at_s")
     }
     return known | more
 
@@ -231,13 +218,7 @@ def _tree(name: str, rows: "list[ModuleRow]") -> Tree:
 
 def _line(row: "ModuleRow") -> str:
     shapes = "  ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, shape in row.shapes)
-    trained = (
-        ""
-        if not row.num_parameters
-        else "  [green]trainable[/green]"
-        if row.trainable
-        else "  [dim]frozen[/dim]"
-    )
+    trained = "" if not row.num_parameters else "  [green]trainable[/green]" if row.trainable else "  [dim]frozen[/dim]"
     name = f"[cyan]{row.name.rpartition('.')[2]}[/cyan] " if row.name else ""
     count = f" {row.num_parameters:,}" if row.num_parameters else ""
     return f"{name}{row.type}{count}{trained}" + (f"  [dim]{shapes}[/dim]" if shapes else "")

@@ -1,4 +1,7 @@
-"""Takes values. Gives what a person or a program reads: tables, JSON, times and counts. Knows nothing of where they come from."""
+"""Takes values. Gives what a person or a program reads: tables, JSON, times and counts.
+
+Knows nothing of where the values come from.
+"""
 
 import json
 import sys
@@ -46,9 +49,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, or a line that says there is nothing."""
-    drawn = Table(
-        title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
-    )
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         right = column in {"items", "done", "failed", "waiting", "parameters", "classes", "score", "shards"}
         drawn.add_column(column, justify="right" if right else "left", overflow="fold")

@@ -34,9 +34,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # a
 
 
 def _command(commands: "Commands", name: str, run: str, about: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=about, description=about, parents=[JSON]
-    )
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about, parents=[JSON])
     command.set_defaults(run=run)
     return command
 
@@ -52,43 +50,27 @@ def _add_stack(commands: "Commands") -> None:
     demo = _command(
         commands, "demo", "demo:demo", "from nothing to a model and classified images, then what to try next"
     )
-    demo.add_argument(
-        "--seed", type=int, default=0, help="which digits are held out, and the network's first weights"
-    )
+    demo.add_argument("--seed", type=int, default=0, help="which digits are held out, and the network's first weights")
     _command(commands, "status", "stack:status", "what runs, what waits, which version is warm where")
     _command(commands, "settings", "stack:settings", "every setting with its variable, value and meaning")
 
 
 def _add_submit(commands: "Commands") -> None:
     submit = _command(commands, "submit", "submit:submit", "hand over images as one job")
-    submit.add_argument(
-        "references", nargs="*", metavar="REF", help="path, glob, folder, file:// or s3:// reference"
-    )
-    submit.add_argument(
-        "--manifest", metavar="FILE", help="JSONL or CSV with `reference` and perhaps `key` per item"
-    )
+    submit.add_argument("references", nargs="*", metavar="REF", help="path, glob, folder, file:// or s3:// reference")
+    submit.add_argument("--manifest", metavar="FILE", help="JSONL or CSV with `reference` and perhaps `key` per item")
     submit.add_argument(
         "--inline", action="store_true", help="send the bytes of small local images instead of references"
     )
     submit.add_argument("--model", default="default", help="which model (default: %(default)s)")
-    submit.add_argument(
-        "--version", metavar="V", help="`model:3` for an exact version, `latest` to follow promotions"
-    )
-    submit.add_argument(
-        "--key", metavar="K", help="idempotency key: the same key is the same job, however often sent"
-    )
+    submit.add_argument("--version", metavar="V", help="`model:3` for an exact version, `latest` to follow promotions")
+    submit.add_argument("--key", metavar="K", help="idempotency key: the same key is the same job, however often sent")
     submit.add_argument("--priority", choices=messages.PRIORITIES, default=messages.BULK)
-    submit.add_argument(
-        "--top-k", type=int, default=5, metavar="N", help="labels to record per item (default: 5)"
-    )
-    submit.add_argument(
-        "--deadline", type=float, metavar="S", help="seconds after which unfinished items are dropped"
-    )
+    submit.add_argument("--top-k", type=int, default=5, metavar="N", help="labels to record per item (default: 5)")
+    submit.add_argument("--deadline", type=float, metavar="S", help="seconds after which unfinished items are dropped")
     submit.add_argument("--wait", action="store_true", help="show progress until the job has ended")
     submit.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
-    submit.add_argument(
-        "--out", metavar="FILE", help="wait, then write the outcomes (.jsonl, .csv or .parquet)"
-    )
+    submit.add_argument("--out", metavar="FILE", help="wait, then write the outcomes (.jsonl, .csv or .parquet)")
 
 
 def _add_jobs(commands: "Commands") -> None:
@@ -118,13 +100,9 @@ def _add_models(commands: "Commands") -> None:
     models = _group(commands, "models", "list, show, import, promote, roll back and verify model versions")
     listed = _command(models, "list", "models:listed", "every version, and which one serves")
     listed.add_argument("--model", help="only this model's versions")
-    show = _command(
-        models, "show", "models:show", "one version: card, and the module tree with parameters and shapes"
-    )
+    show = _command(models, "show", "models:show", "one version: card, and the module tree with parameters and shapes")
     show.add_argument("version", metavar="VERSION", help="`model:3`, or `model` for the one that serves")
-    imported = _command(
-        models, "import", "models:imported", "make a version from weights on disk or published ones"
-    )
+    imported = _command(models, "import", "models:imported", "make a version from weights on disk or published ones")
     imported.add_argument(
         "--arch",
         required=True,
@@ -142,17 +120,13 @@ def _add_models(commands: "Commands") -> None:
     imported.add_argument(
         "--classes", metavar="FILE", help=".txt, .json, .csv or .tsv; published weights bring their own"
     )
-    imported.add_argument(
-        "--model", default="default", help="the model it becomes a version of (default: %(default)s)"
-    )
+    imported.add_argument("--model", default="default", help="the model it becomes a version of (default: %(default)s)")
     imported.add_argument("--resize", type=int, metavar="PX", help="short side before the crop")
     imported.add_argument("--crop", type=int, metavar="PX", help="side of the centre crop")
     imported.add_argument(
         "--promote", action="store_true", help="let it serve at once (a model's first version always does)"
     )
-    promote = _command(
-        models, "promote", "models:promote", "let a version serve; warm workers swap without a restart"
-    )
+    promote = _command(models, "promote", "models:promote", "let a version serve; warm workers swap without a restart")
     promote.add_argument("version", metavar="MODEL:N")
     promote.add_argument("--reason", default="", help="kept in the history")
     rollback = _command(models, "rollback", "models:rollback", "let the version serve that served before")
@@ -160,9 +134,7 @@ def _add_models(commands: "Commands") -> None:
     rollback.add_argument("--reason", default="", help="kept in the history")
     history = _command(models, "history", "models:history", "what served when, who changed it and why")
     history.add_argument("model", metavar="MODEL")
-    verify = _command(
-        models, "verify", "models:verify", "hashes, structure and parity of a version's checkpoint"
-    )
+    verify = _command(models, "verify", "models:verify", "hashes, structure and parity of a version's checkpoint")
     verify.add_argument("version", metavar="VERSION")
 
 
@@ -178,9 +150,7 @@ def _add_processes(commands: "Commands") -> None:
     )
     flower.add_argument("--address", default="127.0.0.1", help="(default: %(default)s)")
     flower.add_argument("--port", type=int, help="(default: IMAGEMILL_FLOWER_PORT)")
-    health = _command(
-        commands, "health", "processes:health", "exit 0 if this host's worker of that role lives"
-    )
+    health = _command(commands, "health", "processes:health", "exit 0 if this host's worker of that role lives")
     health.add_argument("role", choices=("intake", "classify", "upkeep", "beat"))
     database = _group(commands, "db", "the ledger's schema")
     _command(database, "upgrade", "processes:upgrade", "bring the schema to this code's revision")

@@ -24,21 +24,15 @@ def worker(asked: Namespace, settings: Settings) -> int:
     celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",))
     celery.worker_main(
         [
-            "worker",
-            "--hostname",
-            f"{asked.role}@%h",
-            "--queues",
-            ",".join(queues),
-            "--task-events",
-            "-O",
-            "fair",
+            *("worker", "--hostname", f"{asked.role}@%h", "--queues", ",".join(queues)),
+            *("--task-events", "-O", "fair", "--without-mingle", "--without-gossip"),
+            *("--loglevel", settings.log_level),
         ]
-        + ["--without-mingle", "--without-gossip", "--loglevel", settings.log_level]
     )
     return 0
 
 
-def beat(asked: Namespace, settings: Settings) -> int:
+def beat(_: Namespace, settings: Settings) -> int:
     """Run the scheduler."""
     _reach_broker(settings)
     logs.set_up(settings.log_level)
@@ -51,17 +45,13 @@ def beat(asked: Namespace, settings: Settings) -> int:
 def flower(asked: Namespace, settings: Settings) -> int:
     """Run Flower, read-only and behind its password; its page and its API show short texts, never references."""
     if ":" not in settings.flower_basic_auth:
-        raise SettingsInvalid(
-            "Flower never runs open: set IMAGEMILL_FLOWER_BASIC_AUTH=user:password (or ..._FILE)."
-        )
+        raise SettingsInvalid("Flower never runs open: set IMAGEMILL_FLOWER_BASIC_AUTH=user:password (or ..._FILE).")
     _reach_broker(settings)
     # By the environment, for a password among the arguments would show in the process list.
     os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth
     port = asked.port or settings.flower_port
     celery = schedule.create_beat_app(settings)
-    celery.start(
-        ["flower", f"--address={asked.address}", f"--port={port}", "--read-only", "--logging=warning"]
-    )
+    celery.start(["flower", f"--address={asked.address}", f"--port={port}", "--read-only", "--logging=warning"])
     return 0
 
 
@@ -107,9 +97,7 @@ def _say_revision(asked: Namespace, revision: str) -> None:
 def _queues(role: str, models: Sequence[str]) -> tuple[str, ...]:
     """Name a role's queues in the order they are served: every model's interactive one ahead of any bulk one."""
     if role == "classify":
-        return tuple(
-            messages.classify_queue(model, urgency) for urgency in messages.PRIORITIES for model in models
-        )
+        return tuple(messages.classify_queue(model, urgency) for urgency in messages.PRIORITIES for model in models)
     return (messages.INTAKE_QUEUE if role == "intake" else messages.UPKEEP_QUEUE,)
 
 

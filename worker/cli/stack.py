@@ -1,4 +1,7 @@
-"""Takes the settings. Gives the running stack in the foreground, and one screen about it. Knows nothing of its insides."""
+"""Takes the settings. Gives the running stack in the foreground, and one screen about it.
+
+Knows nothing of its insides.
+"""
 
 import secrets
 import signal
@@ -35,9 +38,7 @@ def up(asked: Namespace, settings: Settings) -> int:
     if not settings.flower_basic_auth:
         settings = replace(settings, flower_basic_auth=f"imagemill:{secrets.token_urlsafe(12)}")
     console = output.console()
-    with running(
-        settings, say=console.print, stop=stop, env={"FLOWER_BASIC_AUTH": f"imagemill:{password}"}
-    ) as stack:
+    with running(settings, say=console.print, stop=stop) as stack:
         if not asked.no_flower:
             stack.start("flower", "flower")
         _say_up(asked, settings, stack)
@@ -78,9 +79,7 @@ def _await_ready(settings: Settings, stack: Stack, stop: threading.Event) -> Non
     with Client(settings.broker_url, timeout_s=2.0) as client:
         while not stop.is_set():
             if fallen := stack.fallen():
-                raise StackError(
-                    f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}"
-                )
+                raise StackError(f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}")
             with session.reading(sessions) as reading:
                 roles = {worker.role for worker in workers.list_alive(reading, within_s=ALIVE_S)}
             if {"intake", "classify"} <= roles and _answers(client):
@@ -224,11 +223,7 @@ def _print_status(
 
 def _broker(settings: Settings) -> tuple[str, dict[str, int]]:
     app = create_app(settings)
-    queues = [
-        messages.classify_queue(model, urgency)
-        for model in settings.models
-        for urgency in messages.PRIORITIES
-    ]
+    queues = [messages.classify_queue(model, urgency) for model in settings.models for urgency in messages.PRIORITIES]
     try:
         with Client(settings.broker_url) as client:
             client.ping()

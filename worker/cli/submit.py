@@ -124,12 +124,10 @@ class _Lines:
     def __call__(self, status: JobStatus) -> None:
         now_s = time.monotonic()
         rate = status.num_done / max(1e-3, now_s - self._began_s)
-        left = (
-            f", {(status.num_items - status.num_done) / rate:.0f} s left"
-            if rate and not status.is_final
-            else ""
+        left = f", {(status.num_items - status.num_done) / rate:.0f} s left" if rate and not status.is_final else ""
+        line = (
+            f"{status.note or status.state}: {status.num_done} of {status.num_items} done, {status.num_failed} failed"
         )
-        line = f"{status.note or status.state}: {status.num_done} of {status.num_items} done, {status.num_failed} failed"
         if line != self._last and (status.is_final or now_s - self._spoke_s >= LINE_EVERY_S):
             print(f"{line}, {rate:.0f}/s{left}", file=sys.stderr, flush=True)
             self._spoke_s, self._last = now_s, line

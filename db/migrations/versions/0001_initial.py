@@ -98,8 +98,7 @@ def _jobs() -> None:
         sa.Column("caller", sa.Text()),
         sa.CheckConstraint("priority IN ('interactive', 'bulk')", name=op.f("ck_jobs_priority")),
         sa.CheckConstraint(
-            "state IN ('receiving', 'accepted', 'running', "
-            "'succeeded', 'partial', 'failed', 'cancelled', 'expired')",
+            "state IN ('receiving', 'accepted', 'running', 'succeeded', 'partial', 'failed', 'cancelled', 'expired')",
             name=op.f("ck_jobs_state"),
         ),
         sa.CheckConstraint("num_received <= num_items", name=op.f("ck_jobs_received")),
@@ -144,9 +143,7 @@ def _shards() -> None:
         sa.Column("created_at_s", sa.Double(), nullable=False),
         sa.Column("finished_at_s", sa.Double()),
         sa.CheckConstraint("priority IN ('interactive', 'bulk')", name=op.f("ck_shards_priority")),
-        sa.CheckConstraint(
-            "state IN ('waiting', 'claimed', 'done', 'split', 'dropped')", name=op.f("ck_shards_state")
-        ),
+        sa.CheckConstraint("state IN ('waiting', 'claimed', 'done', 'split', 'dropped')", name=op.f("ck_shards_state")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_shards_job_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_shards")),
     )
@@ -177,16 +174,12 @@ def _outcomes() -> None:
         sa.Column("error_kind", sa.Text()),
         sa.Column("error_message", sa.Text()),
         sa.Column("recorded_at_s", sa.Double(), nullable=False),
-        sa.CheckConstraint(
-            "(label IS NULL) <> (error_kind IS NULL)", name=op.f("ck_outcomes_label_or_error")
-        ),
+        sa.CheckConstraint("(label IS NULL) <> (error_kind IS NULL)", name=op.f("ck_outcomes_label_or_error")),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name=op.f("fk_outcomes_version_id")),
         sa.PrimaryKeyConstraint("job_id", "position", name=op.f("pk_outcomes")),
         sqlite_with_rowid=False,
     )
-    op.create_index(
-        "ix_outcomes_errors", "outcomes", ["job_id", "position"], **_where("error_kind IS NOT NULL")
-    )
+    op.create_index("ix_outcomes_errors", "outcomes", ["job_id", "position"], **_where("error_kind IS NOT NULL"))
 
 
 def _workers() -> None:
