@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, or_, select, update
 from sqlalchemy.orm import Session, defer
 
-from db.models import Priority, Shard
+from db.models import Priority, Shard, copied
 from db.session import now_s
 from db.shards import is_due, is_waiting, job_works
 
@@ -55,14 +55,4 @@ def _waiting() -> Select[Shard]:
 
 
 def _read(session: Session, waiting: Select[Shard]) -> list[Bell]:
-    return [
-        Bell(
-            shard_id=shard.id,
-            job_id=shard.job_id,
-            model=shard.model,
-            version_id=shard.version_id,
-            priority=shard.priority,
-            num_items=shard.num_items,
-        )
-        for shard in session.scalars(waiting)
-    ]
+    return [copied(Bell, shard, shard_id=shard.id) for shard in session.scalars(waiting)]

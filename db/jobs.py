@@ -15,7 +15,7 @@ from sqlalchemy import Select, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from db import errors, shards
-from db.models import OPEN, Job, JobState, Outcome, Priority, Shard, Version, version_name
+from db.models import OPEN, Job, JobState, Outcome, Priority, Shard, Version, copied, version_name
 from db.session import now_s
 from db.shards import UNCLAIMED, Item, is_waiting, job_works
 
@@ -181,25 +181,5 @@ def _views() -> Select[Job, str]:
 
 
 def _view(row: Job, version: str | None) -> JobView:
-    return JobView(
-        id=row.id,
-        model=row.model,
-        version_id=row.version_id,
-        version=version,
-        priority=row.priority,
-        state=row.state,
-        idempotency_key=row.idempotency_key,
-        top_k=row.top_k,
-        num_items=row.num_items,
-        num_received=row.num_received,
-        num_succeeded=row.num_succeeded,
-        num_failed=row.num_failed,
-        num_waiting=row.num_received - row.num_succeeded - row.num_failed,
-        num_open_shards=row.num_open_shards,
-        deadline_s=row.deadline_s,
-        created_at_s=row.created_at_s,
-        accepted_at_s=row.accepted_at_s,
-        started_at_s=row.started_at_s,
-        finished_at_s=row.finished_at_s,
-        caller=row.caller,
-    )
+    num_waiting = row.num_received - row.num_succeeded - row.num_failed
+    return copied(JobView, row, version=version, num_waiting=num_waiting)

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import errors, outcomes
-from db.models import Job, JobState, Priority, Shard, ShardState
+from db.models import Job, JobState, Priority, Shard, ShardState, copied
 from db.outcomes import Outcome
 from db.session import now_s
 from db.shards import UNCLAIMED, Item, is_claimed, is_due, is_waiting, items_of, job_works
@@ -195,7 +195,11 @@ def _take(
     )
     shards = {shard.id: shard for shard in session.scalars(taken.returning(Shard))}
     top_ks = _start_jobs(session, {shard.job_id for shard in shards.values()})
-    return [_claim(shards[id_], top_ks[shards[id_].job_id]) for id_ in shard_ids if id_ in shards]
+    taken_in_order = [shards[shard_id] for shard_id in shard_ids if shard_id in shards]
+    return [
+        copied(Claim, shard, shard_id=shard.id, top_k=top_ks[shard.job_id], items=items_of(shard))
+        for shard in taken_in_order
+    ]
 
 
 def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, int]:
@@ -238,17 +242,3 @@ def _check_covered(claim: Claim, recorded: Sequence[Outcome]) -> None:
 def _tally(recorded: Sequence[Outcome]) -> Tally:
     num_failed = sum(one.error is not None for one in recorded)
     return Tally(num_closed=1, num_succeeded=len(recorded) - num_failed, num_failed=num_failed)
-
-
-def _claim(shard: Shard, top_k: int) -> Claim:
-    return Claim(
-        shard_id=shard.id,
-        job_id=shard.job_id,
-        fence=shard.fence,
-        model=shard.model,
-        version_id=shard.version_id,
-        priority=shard.priority,
-        top_k=top_k,
-        attempts=shard.attempts,
-        items=items_of(shard),
-    )

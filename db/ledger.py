@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from db import errors, shards
 from db import session as database
-from db.models import Job, JobState, Part, Priority
+from db.models import Job, JobState, Part, Priority, copied
 from db.session import now_s
 from db.shards import Item
 
@@ -65,34 +65,20 @@ def receive(
     _check_part(job, items, first_position)
     found = _create_or_lock(session, job)
     if _is_repeat(session, found.id, first_position, len(items), digest):
-        return _receipt(found, newly_accepted=False)
+        return copied(Receipt, found, job_id=found.id, newly_accepted=False)
     if found.state != "receiving":
         raise errors.JobFinished(f"Job {found.id} is {found.state}; it takes no further parts.")
     part = Part(job_id=found.id, first_position=first_position, num_items=len(items), digest=digest)
     session.add(part)
     num_shards = shards.open_all(session, found, items, shard_size=shard_size)
     counted = _count_part(session, found.id, num_items=len(items), num_shards=num_shards)
-    return _receipt(counted, newly_accepted=counted.state == "accepted")
+    return copied(Receipt, counted, job_id=found.id, newly_accepted=counted.state == "accepted")
 
 
 def known(session: Session, job_id: uuid.UUID, idempotency_key: str | None) -> NewJob | None:
     """Read the header of the job that has this id or key already: its pinned version holds for all parts."""
     job = session.scalar(select(Job).where(_uses(job_id, idempotency_key)))
-    return None if job is None else _new_job(job)
-
-
-def _new_job(job: Job) -> NewJob:
-    return NewJob(
-        id=job.id,
-        model=job.model,
-        version_id=job.version_id,
-        priority=job.priority,
-        idempotency_key=job.idempotency_key,
-        top_k=job.top_k,
-        num_items=job.num_items,
-        deadline_s=job.deadline_s,
-        caller=job.caller,
-    )
+    return None if job is None else copied(NewJob, job)
 
 
 def _uses(job_id: uuid.UUID, idempotency_key: str | None) -> ColumnElement[bool]:
@@ -174,13 +160,3 @@ def _count_part(session: Session, job_id: uuid.UUID, *, num_items: int, num_shar
         )
     )
     return session.scalars(counted.returning(Job)).one()
-
-
-def _receipt(job: Job, *, newly_accepted: bool) -> Receipt:
-    return Receipt(
-        job_id=job.id,
-        state=job.state,
-        num_received=job.num_received,
-        num_items=job.num_items,
-        newly_accepted=newly_accepted,
-    )

@@ -6,7 +6,8 @@ Knows nothing of who reads or writes them.
 
 import uuid
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from sqlalchemy import (
     JSON,
@@ -29,6 +30,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.session import now_s
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 JobState = Literal["receiving", "accepted", "running", "succeeded", "partial", "failed", "cancelled", "expired"]
 ShardState = Literal["waiting", "claimed", "done", "split", "dropped"]
@@ -261,3 +265,12 @@ class Worker(Base):
     message: Mapped[str | None]
     started_at_s: Mapped[float]
     heartbeat_at_s: Mapped[float]
+
+
+Value = TypeVar("Value", bound="DataclassInstance")
+
+
+def copied(kind: type[Value], row: Base, **rest: object) -> Value:
+    """Make a value of a row's columns, by the names of its fields; `rest` gives those that differ."""
+    columns = {field.name: getattr(row, field.name) for field in fields(kind) if field.name not in rest}
+    return kind(**columns, **rest)

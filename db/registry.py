@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from db import errors
 from db import models as rows
 from db import session as database
-from db.models import PromotionKind, Source, version_name
+from db.models import PromotionKind, Source, copied, version_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def register(session: Session, new: NewVersion) -> Version:
     # Somebody registering at the same time may take the number: then this waits for them and takes the next.
     while (found := session.scalar(numbered.on_conflict_do_nothing().returning(row))) is None:
         pass
-    return _version(found)
+    return copied(Version, found)
 
 
 def version(session: Session, name: str) -> Version:
@@ -93,7 +93,7 @@ def version(session: Session, name: str) -> Version:
     if not model:
         serves = serving(session, name)
         if serves is None:
-            raise errors.UnknownModel(f"No version of a model {name!r} serves.")
+            raise errors.UnknownModel(f"No version of a model {name!r} serves; import one: imagemill models import.")
         return serves.version
     row = rows.Version
     found = None
@@ -101,7 +101,7 @@ def version(session: Session, name: str) -> Version:
         found = session.scalar(select(row).where(row.model == model, row.number == int(number)))
     if found is None:
         raise errors.UnknownVersion(f"There is no version {name!r}.")
-    return _version(found)
+    return copied(Version, found)
 
 
 def versions(session: Session, model: str | None = None) -> list[Version]:
@@ -110,7 +110,7 @@ def versions(session: Session, model: str | None = None) -> list[Version]:
     chosen = select(row).order_by(row.model, row.number.desc())
     if model is not None:
         chosen = chosen.where(row.model == model)
-    return [_version(found) for found in session.scalars(chosen)]
+    return [copied(Version, found) for found in session.scalars(chosen)]
 
 
 def models(session: Session) -> list[str]:
@@ -124,7 +124,7 @@ def serving(session: Session, model: str) -> Serving | None:
     found = session.execute(
         select(row, pointer.epoch).join(pointer, pointer.version_id == row.id).where(pointer.model == model)
     ).one_or_none()
-    return found and Serving(version=_version(found[0]), epoch=found[1])
+    return found and Serving(version=copied(Version, found[0]), epoch=found[1])
 
 
 def promote(
@@ -188,7 +188,10 @@ def history(session: Session, model: str) -> list[Promotion]:
         .where(row.model == model)
         .order_by(row.epoch)
     )
-    return [_promotion(*found) for found in session.execute(chosen)]
+    return [
+        copied(Promotion, moved, version=version, previous=previous)
+        for moved, version, previous in session.execute(chosen)
+    ]
 
 
 def open_versions(session: Session, model: str) -> set[int]:
@@ -223,35 +226,4 @@ def _served(promotions: list[Promotion]) -> list[int]:
 
 def by_id(session: Session, version_id: int) -> Version:
     """Read the version that an outcome, a job or a claim points to."""
-    return _version(session.scalars(select(rows.Version).where(rows.Version.id == version_id)).one())
-
-
-def _version(row: rows.Version) -> Version:
-    return Version(
-        id=row.id,
-        model=row.model,
-        number=row.number,
-        arch=row.arch,
-        num_classes=row.num_classes,
-        reference=row.reference,
-        sha256=row.sha256,
-        source=row.source,
-        parent_id=row.parent_id,
-        metrics=row.metrics,
-        num_parameters=row.num_parameters,
-        created_at_s=row.created_at_s,
-    )
-
-
-def _promotion(row: rows.Promotion, version: str, previous: str | None) -> Promotion:
-    return Promotion(
-        model=row.model,
-        epoch=row.epoch,
-        kind=row.kind,
-        version_id=row.version_id,
-        version=version,
-        previous=previous,
-        who=row.who,
-        reason=row.reason,
-        at_s=row.at_s,
-    )
+    return copied(Version, session.scalars(select(rows.Version).where(rows.Version.id == version_id)).one())

@@ -57,25 +57,12 @@ def list_alive(session: Session, *, within_s: float) -> list[Alive]:
     """List the workers whose last heartbeat is at most `within_s` seconds old, by name."""
     row = models.Worker
     alive = select(row).where(row.heartbeat_at_s >= now_s() - within_s).order_by(row.name)
-    return [_alive(found) for found in session.scalars(alive)]
+    return [
+        models.copied(Alive, found, models=tuple(found.models), warm=tuple(found.warm))
+        for found in session.scalars(alive)
+    ]
 
 
 def leave(session: Session, name: str) -> None:
     """Forget a worker that stopped."""
     session.execute(delete(models.Worker).where(models.Worker.name == name))
-
-
-def _alive(row: models.Worker) -> Alive:
-    return Alive(
-        name=row.name,
-        host=row.host,
-        pid=row.pid,
-        role=row.role,
-        models=tuple(row.models),
-        device=row.device,
-        state=row.state,
-        warm=tuple(row.warm),
-        message=row.message,
-        started_at_s=row.started_at_s,
-        heartbeat_at_s=row.heartbeat_at_s,
-    )

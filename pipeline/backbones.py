@@ -81,7 +81,8 @@ def preprocess_for(arch: str, options: Mapping[str, object] | None = None) -> Pr
     """Give the preprocessing that `arch` was published with; a factory's network may carry its own."""
     source, name = _resolve(arch)
     if source == "torchvision":
-        return _of_torchvision(models.get_model_weights(name).DEFAULT)
+        # The first weights published for it (V1) were made with the classic recipe, which most files on disk follow.
+        return _of_torchvision(next(iter(models.get_model_weights(name))))
     if source == "timm":
         return _of_timm(name, options or {})
     own = getattr(build(arch, num_classes=2, options=options), "preprocess", None)

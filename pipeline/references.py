@@ -157,7 +157,10 @@ def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> 
         raise ItemUnfetchable("not_a_file", "It is a folder, not an object.") from error
     except (ImportError, ValueError) as error:
         raise ItemUnfetchable("unsupported_scheme", f"The driver for {scheme}:// is not installed.") from error
-    except Exception as error:  # every driver brings its own family (botocore, aiohttp, ...)
+    except Exception as error:
+        if "not satisfiable" in str(error).lower():  # what S3 and HTTP say of any range of an empty object
+            return b""
+        # every driver brings its own family (botocore, aiohttp, ...)
         raise ItemUnfetchable("unreadable", f"The store did not give it: {_first_line(error)}") from error
 
 

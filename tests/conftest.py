@@ -69,6 +69,13 @@ def sessions(database_url: str) -> Iterator[sessionmaker[Session]]:
     database.engine_of(factory).dispose()
 
 
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """The broker URL of a Redis of this test's own."""
+    with servers.redis() as url:
+        yield url
+
+
 def _postgres_database(server: servers.Postgres, template: str) -> Iterator[str]:
     name = f"test_{next(_NUMBERS)}"
     server.copy(template, name)

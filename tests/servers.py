@@ -19,6 +19,9 @@ from pathlib import Path
 
 import psycopg
 
+from worker.settings import Settings
+from worker.stack import Stack
+
 #: seconds a server may take to answer, or to stop
 PATIENCE_S = 30
 #: PostgreSQL refuses to run as root; root hands it to the first of these that exists
@@ -155,3 +158,15 @@ def _reachable(binaries: Path, folder: Path, owner: pwd.struct_passwd | None) ->
             shutil.copytree(libraries, folder / libraries.name)
         return copied / binaries.name
     return binaries
+
+
+@contextmanager
+def redis() -> Iterator[str]:
+    """Run a private Redis on a socket of its own, configured as the embedded one is; gives its broker URL."""
+    home = Path(tempfile.mkdtemp(prefix="im-redis-"))
+    try:
+        with Stack(settings=Settings(home=home).resolved()) as stack:
+            stack.start_redis()
+            yield stack.settings.broker_url
+    finally:
+        shutil.rmtree(home, ignore_errors=True)

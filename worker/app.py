@@ -39,7 +39,7 @@ def create_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
 def _wire() -> dict[str, Any]:
     return {
         "broker_transport_options": messages.transport_options(),
-        "result_backend_transport_options": messages.reply_options(),
+        "result_backend_transport_options": {"visibility_timeout": messages.VISIBILITY_TIMEOUT_S},
         "visibility_timeout": messages.VISIBILITY_TIMEOUT_S,
         "accept_content": ["json"],
         "task_serializer": "json",

@@ -3,17 +3,17 @@
 Knows nothing of torch or SQL. A submit returns once the ledger has the job, and asks again until then.
 """
 
+import json
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import TimeoutError as NoAnswer
-from celery.result import AsyncResult
+from celery.app import backends
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -34,7 +34,6 @@ from .messages import (
     Result,
     Submission,
     parse_result,
-    reply_options,
     transport_options,
 )
 
@@ -44,6 +43,8 @@ RESEND_S = 5.0
 PARTS_AHEAD = 8
 #: Outcomes asked for in one message.
 PAGE_ITEMS = 1000
+#: Seconds between two looks for an answer: at first, and at most.
+ANSWER_POLL_S = (0.001, 0.025)
 #: Seconds between two looks at a job's progress: at first, and at most.
 POLL_S = (0.02, 0.5)
 
@@ -71,6 +72,15 @@ class Refused(ClientError):
         self.kind = kind
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """A message to intake; the id under which its answer is stored stays when it is sent again."""
+
+    task: str
+    payload: dict[str, Any]
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
 class Client:
     """Hands images to imagemill and asks what became of them.
 
@@ -83,16 +93,15 @@ class Client:
         self._app = Celery("imagemill-client", set_as_current=False)
         self._app.conf.update(
             broker_url=broker_url,
-            result_backend=broker_url,
             broker_transport_options=transport_options(),
-            result_backend_transport_options=reply_options(),
             accept_content=["json"],
-            result_accept_content=["json"],
             broker_connection_timeout=5,
             redis_socket_timeout=10.0,
             redis_socket_connect_timeout=5.0,
             task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
         )
+        backend, url = backends.by_url(broker_url, self._app.loader)
+        self._replies = backend(app=self._app, url=url)
 
     def submit(self, references: Iterable[str], **options: Any) -> Receipt:
         """Submit references, paths, globs and folders as one job. Options as in `submit_items`."""
@@ -196,6 +205,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
+        self._replies.client.close()
         self._app.close()
 
     def __enter__(self) -> "Client":
@@ -205,49 +215,62 @@ class Client:
         self.close()
 
     def _send_parts(self, parts: Iterator[Submission]) -> Iterator[Receipt]:
-        ahead: deque[tuple[dict[str, Any], str, AsyncResult]] = deque()
+        """Send part after part, a few ahead of the receipts, so that intake is never idle."""
+        ahead: deque[_Question] = deque()
         for part in parts:
-            ahead.append(self._send(SUBMIT, part.as_json()))
+            ahead.append(self._send(_Question(task=SUBMIT, payload=part.as_json())))
             if len(ahead) == PARTS_AHEAD:
-                yield Receipt(**self._await(SUBMIT, *ahead.popleft()))
+                yield Receipt(**self._answer(ahead.popleft()))
         while ahead:
-            yield Receipt(**self._await(SUBMIT, *ahead.popleft()))
+            yield Receipt(**self._answer(ahead.popleft()))
 
     def _ask(self, task: str, payload: dict[str, Any]) -> Any:
-        return self._await(task, *self._send(task, payload))
+        return self._answer(self._send(_Question(task=task, payload=payload)))
 
-    def _send(self, task: str, payload: dict[str, Any], task_id: str | None = None) -> tuple[dict[str, Any], str, Any]:
-        task_id = task_id or str(uuid.uuid4())
+    def _send(self, question: "_Question") -> "_Question":
         try:
-            result = self._app.send_task(
-                task,
-                kwargs=payload,
-                task_id=task_id,
+            self._app.send_task(
+                question.task,
+                kwargs=question.payload,
+                task_id=question.id,
                 queue=INTAKE_QUEUE,
                 ignore_result=False,
                 argsrepr="()",
-                kwargsrepr=_in_short(payload),
+                kwargsrepr=_in_short(question.payload),
             )
         except BROKER_ERRORS as away:
             raise self._unreachable(away) from None
-        return payload, task_id, result
+        return question
 
-    def _await(self, task: str, payload: dict[str, Any], task_id: str, result: AsyncResult) -> Any:
+    def _answer(self, question: "_Question") -> Any:
         """Wait for intake's answer, sending the same message again while there is none."""
-        give_up_s = time.monotonic() + self.timeout_s
-        while True:
-            try:
-                answer = result.get(timeout=min(RESEND_S, self.timeout_s), propagate=True)
-                result.forget()
-                return _opened(answer)
-            except NoAnswer:
-                if time.monotonic() >= give_up_s:
-                    raise NotAcknowledged(
-                        f"Intake did not answer within {self.timeout_s:.0f} s. Is an intake worker running?"
-                    ) from None
-                self._send(task, payload, task_id)
-            except BROKER_ERRORS as away:
-                raise self._unreachable(away) from None
+        now_s = time.monotonic()
+        give_up_s, resend_s = now_s + self.timeout_s, now_s + RESEND_S
+        pause_s, longest_s = ANSWER_POLL_S
+        while (answer := self._read_answer(question)) is None:
+            now_s = time.monotonic()
+            if now_s >= give_up_s:
+                raise NotAcknowledged(
+                    f"Intake did not answer within {self.timeout_s:.0f} s. Is an intake worker running?"
+                )
+            if now_s >= resend_s:
+                self._send(question)
+                resend_s = now_s + RESEND_S
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, longest_s)
+        return _opened(answer)
+
+    def _read_answer(self, question: "_Question") -> dict[str, Any] | None:
+        """Read what intake stored under the message's id, once.
+
+        Read by key: Celery's own waiting subscribes to a channel, and a lost connection ends the process's app.
+        """
+        key = self._replies.get_key_for_task(question.id)
+        try:
+            stored = self._replies.client.getdel(key)
+        except BROKER_ERRORS as away:
+            raise self._unreachable(away) from None
+        return json.loads(stored) if stored else None
 
     def _unreachable(self, away: BaseException) -> BrokerUnreachable:
         address = self._app.connection_for_write().as_uri()
@@ -278,7 +301,10 @@ def _in_short(payload: dict[str, Any]) -> str:
     return f"job {payload['job_id']}{items}"
 
 
-def _opened(answer: dict[str, Any]) -> Any:
+def _opened(stored: dict[str, Any]) -> Any:
+    answer = stored["result"]
+    if stored["status"] != "SUCCESS":
+        raise ClientError(f"Intake failed on this request ({answer.get('exc_type')}); its log says more.")
     if "refused" in answer:
         raise Refused(**answer["refused"])
     return answer["ok"]

@@ -86,14 +86,6 @@ def transport_options() -> dict[str, Any]:
     }
 
 
-def reply_options() -> dict[str, Any]:
-    """Give the options of the Redis connection over which intake answers."""
-    return {
-        "visibility_timeout": VISIBILITY_TIMEOUT_S,
-        "retry_policy": {"max_retries": 3, "interval_max": 0.5},
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One image to classify: a reference, or the bytes of a small image."""

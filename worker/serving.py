@@ -72,10 +72,11 @@ class Tally:
     def __str__(self) -> str:
         if not self.num_shards:
             return "nothing left to claim"
+        stages = ("claim", "fetch", "decode", "forward", "record")
         return (
-            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards "
-            f"in {self.num_batches} batches on {self.version} in {self.total_s:.3f} s: claim {self.claim_s:.3f} fetch {self.fetch_s:.3f} "
-            f"decode {self.decode_s:.3f} forward {self.forward_s:.3f} record {self.record_s:.3f}"
+            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards in {self.num_batches} "
+            f"batches on {self.version} in {self.total_s:.3f} s: "
+            + " ".join(f"{stage} {getattr(self, f'{stage}_s'):.3f}" for stage in stages)
         )
 
 

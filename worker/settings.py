@@ -17,6 +17,8 @@ from worker import messages
 PREFIX = "IMAGEMILL_"
 #: `IMAGEMILL_TEST_...` belongs to the test suite.
 FOREIGN = ("IMAGEMILL_TEST_",)
+#: Settings whose value is never shown.
+SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth"})
 #: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
 MAX_SOCKET_NAME = 107
 
@@ -50,6 +52,18 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _broker(text: str) -> str:
+    if text and not text.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+        raise ValueError("give a redis://, rediss://, redis+socket:// or sentinel:// URL")
+    return text
+
+
+def _database(text: str) -> str:
+    if text and not text.startswith(("sqlite:///", "postgresql+psycopg://")):
+        raise ValueError("give a sqlite:///FILE or postgresql+psycopg:// URL")
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -68,8 +82,8 @@ class Settings:
     """Everything that can be set, with its default. `IMAGEMILL_<NAME>`, or `IMAGEMILL_<NAME>_FILE` for a secret."""
 
     home: Path = _setting(Path, Path("~/.imagemill"), "folder of the embedded stack: ledger, Redis, store, logs")
-    broker_url: str = _setting(str, "", "Redis; empty takes the embedded one's socket under the home folder")
-    database_url: str = _setting(str, "", "ledger; empty takes ledger.sqlite under the home folder")
+    broker_url: str = _setting(_broker, "", "Redis; empty takes the embedded one's socket under the home folder")
+    database_url: str = _setting(_database, "", "ledger; empty takes ledger.sqlite under the home folder")
     store: str = _setting(
         str, "", "fsspec URL of checkpoints and inline images; empty takes store/ under the home folder"
     )
@@ -157,7 +171,8 @@ def _parse(name: str, text: str, item: Any) -> Any:
     try:
         return item.metadata["parse"](text)
     except ValueError as wrong:
-        raise SettingsInvalid(f"{name}={text!r} makes no sense: {wrong}.") from None
+        shown = "" if item.name in SECRETS else f"={text!r}"
+        raise SettingsInvalid(f"{name}{shown} makes no sense: {wrong}.") from None
 
 
 def _secret(name: str, file: str) -> str:

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 from operator import itemgetter
 
 import pytest
@@ -11,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from db import errors, migrate, models
 from db import session as database
 from db.session import transaction
+from tests.db.test_races import PROCESSES
 
 
 @pytest.fixture
@@ -81,8 +81,7 @@ def test_a_database_that_is_away_is_not_an_old_one(tmp_path):
 
 
 def test_four_processes_may_upgrade_at_once(empty, empty_database_url):
-    spawn = multiprocessing.get_context("spawn")
-    migrators = [spawn.Process(target=migrate.upgrade, args=(empty_database_url,)) for _ in range(4)]
+    migrators = [PROCESSES.Process(target=migrate.upgrade, args=(empty_database_url,)) for _ in range(4)]
     for migrator in migrators:
         migrator.start()
     for migrator in migrators:

@@ -45,9 +45,7 @@ WEIGHTS = (
 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights.arch)
-def test_real_photos_get_the_labels_that_were_measured(
-    data_folder: Path, tmp_path: Path, weights: Weights
-) -> None:
+def test_real_photos_get_the_labels_that_were_measured(data_folder: Path, tmp_path: Path, weights: Weights) -> None:
     with (data_folder / "imagenet-sample" / "expected_top5.tsv").open() as table:
         lines = list(csv.DictReader(table, delimiter="\t"))
     rows = {line["path"]: line for line in lines if line["weights"] == weights.file}
@@ -73,8 +71,7 @@ def import_weights(data_folder: Path, weights: Weights, store: str) -> Classifie
     network = backbones.build(weights.arch, num_classes=1000, options=weights.options)
     state_dicts.load(network, state_dicts.read(data_folder / "weights" / weights.file))
     classes = checkpoints.read_classes(data_folder / "imagenet-sample" / "imagenet_classes.tsv")
-    draft = checkpoints.Draft(
-        arch=weights.arch, arch_options=weights.options, classes=classes, preprocess=PREPROCESS)
+    draft = checkpoints.Draft(arch=weights.arch, arch_options=weights.options, classes=classes, preprocess=PREPROCESS)
     saved = checkpoints.save(network, draft, store, now_s=0.0)
     return Classifier.open(saved.reference, sha256=saved.sha256, device="auto", precision="fp32", batch_size=32)
 

@@ -173,7 +173,7 @@ def _print_status(
         (
             (
                 one.role, output.state(one.state), ", ".join(one.models), ", ".join(one.warm),
-                one.device if one.role == "classify" else "", f"{one.host}:{one.pid}",
+                one.device if one.role == "classify" else "", f"{one.host}:{one.pid}" if one.pid else "",
                 f"{max(0.0, now_s - one.heartbeat_at_s):.0f} s ago", one.message,
             )
             for one in alive

@@ -1,0 +1,79 @@
+"""References and checkpoints on a real S3 endpoint, on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline import checkpoints
+from pipeline.errors import CheckpointBroken, ItemUnfetchable, StoreUnreachable
+from pipeline.references import Roots, fetch
+from tests import builders
+
+ROOTS = Roots.parse(["s3://bucket/in", "s3://nonesuch"])
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSystem]:
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    filesystem = fsspec.filesystem("s3")
+    filesystem.mkdirs("bucket", exist_ok=True)
+    filesystem.pipe({"bucket/in/a.jpg": b"bytes", "bucket/in/empty.jpg": b"", "bucket/out/b.jpg": b"b"})
+    yield filesystem
+    type(filesystem).clear_instance_cache()
+
+
+def test_an_object_is_fetched() -> None:
+    assert fetch("s3://bucket/in/a.jpg", ROOTS, max_bytes=5) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"),
+    [
+        ("s3://bucket/in/none.jpg", "missing"),
+        ("s3://nonesuch/a.jpg", "missing"),
+        ("s3://bucket/in/empty.jpg", "empty"),
+        ("s3://bucket/out/b.jpg", "outside_roots"),
+        ("s3://bucket/in/../out/b.jpg", "outside_roots"),
+    ],
+)
+def test_an_object_that_cannot_be_had_is_refused(reference: str, kind: str) -> None:
+    with pytest.raises(ItemUnfetchable) as caught:
+        fetch(reference, ROOTS, max_bytes=1000)
+    assert caught.value.kind == kind
+
+
+def test_an_object_that_is_too_large_is_refused() -> None:
+    with pytest.raises(ItemUnfetchable, match="larger than the limit"):
+        fetch("s3://bucket/in/a.jpg", ROOTS, max_bytes=4)
+
+
+def test_a_checkpoint_is_saved_and_proves_itself() -> None:
+    saved = builders.tiny_checkpoint("s3://bucket/store")
+    assert builders.tiny_checkpoint("s3://bucket/store") == saved
+    checkpoints.verify(saved.reference, saved.sha256)
+    with pytest.raises(CheckpointBroken, match="There is no checkpoint"):
+        checkpoints.load("s3://bucket/store/checkpoints/0", sha256=None)
+
+
+def test_a_bucket_that_is_not_there_is_unreachable() -> None:
+    with pytest.raises(StoreUnreachable, match="could not be written"):
+        builders.tiny_checkpoint("s3://nonesuch/store")
