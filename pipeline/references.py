@@ -150,17 +150,21 @@ def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> 
         raise _outside_roots()
     try:
         filesystem, key = fsspec.core.url_to_fs(reference)
-        return bytes(filesystem.cat_file(key, start=0, end=max_bytes + 1))
+    except (ImportError, ValueError) as error:
+        raise ItemUnfetchable("unsupported_scheme", f"The driver for {scheme}:// is not installed.") from error
+    return _cat(filesystem, key, max_bytes + 1)
+
+
+def _cat(filesystem: fsspec.AbstractFileSystem, key: str, num_bytes: int) -> bytes:
+    try:
+        return bytes(filesystem.cat_file(key, start=0, end=num_bytes))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ItemUnfetchable("missing", "There is no such object.") from error
     except IsADirectoryError as error:
         raise ItemUnfetchable("not_a_file", "It is a folder, not an object.") from error
-    except (ImportError, ValueError) as error:
-        raise ItemUnfetchable("unsupported_scheme", f"The driver for {scheme}:// is not installed.") from error
-    except Exception as error:
+    except Exception as error:  # every driver brings its own family (botocore, aiohttp, ...)
         if "not satisfiable" in str(error).lower():  # what S3 and HTTP say of any range of an empty object
             return b""
-        # every driver brings its own family (botocore, aiohttp, ...)
         raise ItemUnfetchable("unreadable", f"The store did not give it: {_first_line(error)}") from error
 
 

@@ -297,7 +297,7 @@ def _parts(header: Submission, source: manifests.Source) -> Iterator[Submission]
 
 def _in_short(payload: dict[str, Any]) -> str:
     """Say what a message is about, for Flower and logs: never references, keys or bytes."""
-    items = f", {len(payload['items'])} items from {payload['first_position']}" if "items" in payload else ""
+    items = f", {len(payload['items'])} items from {payload.get('first_position', 0)}" if "items" in payload else ""
     return f"job {payload['job_id']}{items}"
 
 

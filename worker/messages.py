@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 #: Redis key prefix of the serving family. A producer without this code names the queue `imagemill:intake`.
 KEY_PREFIX = "imagemill:"
@@ -47,11 +47,13 @@ MAX_PART_BYTES = 256 * 1024
 MAX_JOB_ITEMS = 10_000_000
 #: Characters in a reference or a key.
 MAX_TEXT = 4096
+#: Seconds that no deadline reaches: 30,000 years, and well within any database's numbers.
+MAX_SECONDS = 1e12
 #: Predictions returned per item at most.
 MAX_TOP_K = 100
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-VERSION_NAME = re.compile(rf"latest|{MODEL_NAME.pattern}:[1-9][0-9]*")
+VERSION_NAME = re.compile(rf"latest|{MODEL_NAME.pattern}:[1-9][0-9]{{0,8}}")
 
 
 Choice = TypeVar("Choice", bound=str)
@@ -115,7 +117,7 @@ class Item:
             raise MessageInvalid("An item needs either `reference` or `bytes`.")
         inline = _base64(fields["bytes"]) if "bytes" in fields else None
         reference = _text(fields, "reference") if inline is None else ""
-        return cls(reference=reference, key=_text(fields, "key") if "key" in fields else None, inline=inline)
+        return cls(reference=reference, key=_text_or_none(fields, "key"), inline=inline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,18 +161,15 @@ class Submission:
         if len(items) > MAX_PART_ITEMS:
             raise MessageInvalid(f"A message carries at most {MAX_PART_ITEMS} items, not {len(items)}; send parts.")
         first = _whole(fields, "first_position", default=0, lowest=0, highest=MAX_JOB_ITEMS)
-        deadline_s = fields.get("deadline_s")
-        if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
-            raise MessageInvalid("`deadline_s` must be a number of seconds.")
         submission = cls(
             job_id=_uuid(fields, "job_id"),
             items=tuple(Item.parse(item) for item in items),
             model=_match(fields, "model", MODEL_NAME, default="default"),
             version=_match(fields, "version", VERSION_NAME, default=None),
             priority=_one_of(fields, "priority", PRIORITIES, default=BULK),
-            idempotency_key=_text(fields, "idempotency_key") if fields.get("idempotency_key") else None,
+            idempotency_key=_text_or_none(fields, "idempotency_key"),
             top_k=_whole(fields, "top_k", default=5, lowest=1, highest=MAX_TOP_K),
-            deadline_s=None if deadline_s is None else float(deadline_s),
+            deadline_s=_seconds(fields, "deadline_s"),
             num_items=_whole(
                 fields,
                 "num_items",
@@ -179,7 +178,7 @@ class Submission:
                 highest=MAX_JOB_ITEMS,
             ),
             first_position=first,
-            caller=_text(fields, "caller") if fields.get("caller") else None,
+            caller=_text_or_none(fields, "caller"),
         )
         submission._refuse_repeated_keys()
         return submission
@@ -304,7 +303,23 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
         raise MessageInvalid(f"`{name}` must be text of 1 to {MAX_TEXT} characters.")
     if "\x00" in value:
         raise MessageInvalid(f"`{name}` must not contain a NUL character.")
+    # JSON can spell half a character, which no database stores.
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise MessageInvalid(f"`{name}` must not contain half a surrogate pair.")
     return value
+
+
+def _text_or_none(fields: Mapping[str, Any], name: str) -> str | None:
+    return None if fields.get(name) is None else _text(fields, name)
+
+
+def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_SECONDS:
+        raise MessageInvalid(f"`{name}` must be a number of seconds above 0.")
+    return float(value)
 
 
 def _whole(fields: Mapping[str, Any], name: str, *, default: int, lowest: int, highest: int) -> int:
@@ -344,4 +359,7 @@ def _base64(value: Any) -> bytes:
 
 def local_path(reference: str) -> str:
     """Give the path that a `file://` reference names, or the text itself."""
-    return unquote(urlsplit(reference).path) if reference.startswith("file://") else reference
+    if not reference.startswith("file://"):
+        return reference
+    # `?` and `#` are ordinary characters of file names, so no URL parser.
+    return unquote(reference.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")

@@ -66,7 +66,7 @@ def test_an_option_that_is_not_known_is_refused() -> None:
     ("arch", "preprocess"),
     [
         ("resnet18", Preprocess(resize_size=256, crop_size=224)),
-        ("mobilenet_v2", Preprocess(resize_size=232, crop_size=224)),
+        ("mobilenet_v2", Preprocess(resize_size=256, crop_size=224)),
         ("inception_v3", Preprocess(resize_size=342, crop_size=299)),
         ("timm:mobilenetv2_100", Preprocess(resize_size=256, crop_size=224, interpolation="bicubic")),
         ("pipeline.digits:small_network", Preprocess(resize_size=32, crop_size=32)),

@@ -45,9 +45,7 @@ def demo(asked: Namespace, settings: Settings) -> int:
     train, held_out = digits.split(written, asked.seed)
     say(f"Wrote {len(written)} handwritten digits as PNG files under {home / 'images'}")
     version = _make_model(settings, train, asked.seed)
-    say(
-        f"Trained a small network on {len(train)} of them: {version.num_parameters:,} parameters, saved as {version.name}"
-    )
+    say(f"Trained a network of {version.num_parameters:,} parameters on {len(train)} of them, saved as {version.name}")
     with stack.running(settings, say=say):
         say("The stack is up: Redis, intake, one warm classify worker, upkeep and beat")
         truth = {digit.file.as_uri(): digit.label for digit in held_out}
@@ -61,7 +59,7 @@ def demo(asked: Namespace, settings: Settings) -> int:
             took_s = time.monotonic() - submitted_s
             results = list(client.results(receipt.job_id))
         say(
-            f"The job {status.state}: {status.num_done} outcomes in {took_s:.2f} s, {status.num_done / took_s:,.0f} images/s"
+            f"The job {status.state}: {status.num_done} outcomes in {took_s:.2f} s, {len(results) / took_s:,.0f} images/s"
         )
     say("Stopped everything that was started")
     _report(asked, settings, status, results, truth)

@@ -149,7 +149,7 @@ def _say_end(asked: Namespace, status: JobStatus) -> None:
     took = output.took(status.finished_at_s - status.created_at_s) if status.finished_at_s else "unfinished"
     console.print(
         f"Job {status.job_id} {output.state(status.state)}: "
-        f"{status.num_succeeded} labelled by {status.version or 'the latest version'}, {status.num_failed} failed, {took}."
+        f"{status.num_succeeded} labelled by {status.version or 'the latest'}, {status.num_failed} failed, {took}."
     )
     if asked.out and status.is_final:
         console.print(f"Outcomes are in {asked.out}.")
