@@ -65,7 +65,7 @@ class Mill:
 
         with session.reading(self.sessions) as reading:
             counted = select(models.Outcome.position, func.count()).where(models.Outcome.job_id == UUID(job_id))
-            return Counter(dict(reading.execute(counted.group_by(models.Outcome.position)).tuples().all()))
+            return Counter(dict(reading.execute(counted.group_by(models.Outcome.position)).all()))
 
     def make_version(self, model: str, *, seed: int, serve: bool = True) -> registry.Version:
         """Save a tiny network as a version of `model`, and promote it."""

@@ -6,14 +6,14 @@ Knows nothing of brokers or images: standard library only, one pass in constant 
 import csv
 import glob
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from .messages import MAX_JOB_ITEMS, Item, MessageInvalid
+from .messages import MAX_JOB_ITEMS, MAX_TEXT, Item, MessageInvalid
 
 #: File name endings that a folder or a glob is searched for.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
@@ -41,14 +41,16 @@ def from_manifest(file: Path) -> Source:
     A line is a reference, or has `reference` and perhaps `key`; relative references start at the manifest's folder.
     Raises `ManifestInvalid` with the line number.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for names that are too long
         raise ManifestInvalid(f"There is no manifest {str(file)!r}.")
     read = _csv_lines if file.suffix.lower() == ".csv" else _jsonl_lines
     return lambda: _items(file, read)
 
 
 def check(source: Source) -> int:
-    """Read every item once and count them. Raises `ManifestInvalid` for an empty source or a repeated key.
+    """Read every item once and count them.
+
+    Raises `ManifestInvalid` for an empty source, a repeated key or a reference too long to send.
 
     Keys are compared in a temporary database on disk, so a million of them take no memory.
     """
@@ -59,6 +61,8 @@ def check(source: Source) -> int:
         seen.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
         for item in source():
             num_items += 1
+            if len(item.reference) > MAX_TEXT:
+                raise ManifestInvalid(f"Item {num_items}: its reference has more than {MAX_TEXT} characters.")
             if item.key is not None:
                 seen.execute("INSERT INTO keys VALUES (?)", (item.key,))
     except sqlite3.IntegrityError:
@@ -76,33 +80,31 @@ def check(source: Source) -> int:
 
 def as_reference(text: str, base: Path) -> str:
     """Turn a path into a `file://` reference; leave a reference with a scheme as it is."""
-    if len(urlsplit(text).scheme) > 1 and "://" in text:
+    if "://" in text:
         return text
-    path = Path(text)
-    return "file://" + quote(str(path if path.is_absolute() else base / path))
+    # As bytes, for a file's name need not be UTF-8; an absolute `text` leaves `base` out.
+    return "file://" + quote(os.fsencode(os.path.join(base, text)))  # noqa: PTH118 - a Path keeps every name in memory
 
 
 def _expand(text: str) -> Iterator[Item]:
     here = Path.cwd()
     if "://" in text:
         return iter([Item(reference=text)])
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for users it does not know
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where it may not look, and for names too long
         return _found(
             sorted(file for file in path.rglob("*") if _is_image(file)), f"The folder {text!r} has no images."
         )
-    if any(mark in text for mark in "*?[") and not path.exists():
-        matches = sorted(
-            Path(match)
-            for match in glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        )
-        files = chain.from_iterable(sorted(m.rglob("*")) if m.is_dir() else [m] for m in matches)
-        return _found([file for file in files if _is_image(file)], f"Nothing matches {text!r}.")
+    if any(mark in text for mark in "*?[") and not os.path.lexists(path):
+        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        # A set, for `**` matches a folder as well as what lies in it.
+        files = {file for match in matches for file in (match.rglob("*") if match.is_dir() else (match,))}
+        return _found(sorted(file for file in files if _is_image(file)), f"Nothing matches {text!r}.")
     return iter([Item(reference=as_reference(str(path), here))])
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    return file.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(file)  # noqa: PTH113 - as above
 
 
 def _found(files: list[Path], otherwise: str) -> Iterator[Item]:
@@ -119,6 +121,8 @@ def _items(file: Path, read: Callable[[Path], Iterator[tuple[int, Any]]]) -> Ite
             yield _item(wire, base, line_number)
     except UnicodeDecodeError:
         raise ManifestInvalid(f"{file.name} is not UTF-8 text.") from None
+    except OSError as wrong:
+        raise ManifestInvalid(f"{file.name} cannot be read: {wrong.strerror}.") from None
 
 
 def _item(wire: Any, base: Path, line_number: int) -> Item:
@@ -138,20 +142,21 @@ def _jsonl_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 yield line_number, json.loads(line)
-            except ValueError as wrong:
+            except (ValueError, RecursionError) as wrong:
                 raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong}.") from None
 
 
 def _csv_lines(file: Path) -> Iterator[tuple[int, Any]]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
-        if "reference" not in (rows.fieldnames or ()):
-            raise ManifestInvalid("Line 1: a CSV manifest needs a header with `reference`, and perhaps `key`.")
         try:
+            if "reference" not in (rows.fieldnames or ()):
+                raise ManifestInvalid("Line 1: a CSV manifest needs a header with `reference`, and perhaps `key`.")
             for row in rows:
                 yield rows.line_num, _csv_row(row, rows.line_num)
         except csv.Error as wrong:
-            raise ManifestInvalid(f"Line {rows.line_num} is not CSV: {wrong}.") from None
+            # The row that could not be read begins behind the last one that could.
+            raise ManifestInvalid(f"Line {rows.line_num + 1} is not CSV: {wrong}.") from None
 
 
 def _csv_row(row: dict[Any, Any], line_number: int) -> dict[str, str]:
