@@ -10,6 +10,7 @@
     ├── WeightsUnreachable
     ├── ArchitectureUnknown
     ├── ClassesInvalid
+    ├── PreprocessInvalid
     └── DeviceUnavailable
 
 Knows nothing of who catches them.
@@ -89,6 +90,10 @@ class ArchitectureUnknown(PipelineError):
 
 class ClassesInvalid(PipelineError):
     """The classes must be unique, non-empty names, one for each output of the network."""
+
+
+class PreprocessInvalid(PipelineError, ValueError):
+    """The preprocessing does not say how an image becomes pixels."""
 
 
 class DeviceUnavailable(PipelineError):

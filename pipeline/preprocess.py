@@ -17,6 +17,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from pipeline.errors import PreprocessInvalid
+
 #: mean and standard deviation of ImageNet's RGB values in 0..1 (torchvision.transforms._presets)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: long side over short side; beyond it the ends are cut off first. The centre crop drops them anyway, and a
@@ -43,11 +45,11 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation is {self.interpolation!r}; it must be one of {INTERPOLATIONS}.")
+            raise PreprocessInvalid(f"interpolation is {self.interpolation!r}; it must be one of {INTERPOLATIONS}.")
         if not (1 <= self.resize_size <= 4096 and 1 <= self.crop_size <= 4096):
-            raise ValueError("resize_size and crop_size must lie in 1..4096 pixels.")
+            raise PreprocessInvalid("resize_size and crop_size must lie in 1..4096 pixels.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError("mean and std must have three numbers each, and std must be positive.")
+            raise PreprocessInvalid("mean and std must have three numbers each, and std must be positive.")
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Give uint8 [3, crop_size, crop_size], exactly as torchvision's Resize and CenterCrop do on PIL."""
@@ -68,7 +70,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, object]) -> Preprocess:
-        """Read what `as_dict` gave; raise ValueError for anything else."""
+        """Read what `as_dict` gave; raise PreprocessInvalid for anything else."""
         try:
             return cls(
                 resize_size=_integer(fields["resize_size"]),
@@ -78,7 +80,7 @@ class Preprocess:
                 std=_triple(fields["std"]),
             )
         except KeyError as error:
-            raise ValueError(f"The preprocessing lacks {error}.") from error
+            raise PreprocessInvalid(f"The preprocessing lacks {error}.") from error
 
     def digest(self) -> str:
         """Give the sha256 of the canonical JSON: equal digests mean equal pixels."""
@@ -96,11 +98,11 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
 
 def _integer(value: object) -> int:
     if not isinstance(value, int):
-        raise ValueError(f"A size in pixels must be a whole number, not {value!r}.")  # noqa: TRY004 - bad data, not a bug
+        raise PreprocessInvalid(f"A size in pixels must be a whole number, not {value!r}.")
     return value
 
 
 def _triple(value: object) -> tuple[float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 3:
-        raise ValueError(f"mean and std must be lists of three numbers, not {value!r}.")
+        raise PreprocessInvalid(f"mean and std must be lists of three numbers, not {value!r}.")
     return float(value[0]), float(value[1]), float(value[2])

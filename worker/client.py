@@ -274,7 +274,7 @@ class Client:
 
     def _unreachable(self, away: BaseException) -> BrokerUnreachable:
         address = self._app.connection_for_write().as_uri()
-        reason = str(away).splitlines()[0] if str(away) else type(away).__name__
+        reason = str(away).splitlines()[0].rstrip(".") if str(away) else type(away).__name__
         return BrokerUnreachable(
             f"No Redis answers at {address} ({reason}). "
             "Start the stack with `imagemill up`, or set IMAGEMILL_BROKER_URL."

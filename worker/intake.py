@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import fsspec
 from sqlalchemy.orm import Session, sessionmaker
@@ -72,7 +73,7 @@ def status(desk: Desk, job_id: object) -> Reply:
 
 def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = MAX_PAGE_ITEMS) -> Reply:
     """Give the outcomes recorded behind position `after`, at most `limit`."""
-    if not isinstance(after, int) or not isinstance(limit, int) or not 0 < limit <= MAX_PAGE_ITEMS:
+    if not _is_whole(after, -1, messages.MAX_JOB_ITEMS) or not _is_whole(limit, 1, MAX_PAGE_ITEMS):
         return Refusal(kind="invalid", message=f"`after` must be a position and `limit` 1 to {MAX_PAGE_ITEMS}.")
     try:
         with session.reading(desk.sessions) as reading:
@@ -214,6 +215,10 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
         troubles = [worker.message for worker in serving if worker.message]
         return troubles[0] if troubles else None
     return f"No classify worker serves model {job.model!r} at the moment."
+
+
+def _is_whole(value: object, lowest: int, highest: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
 
 
 def _refusal(refused: errors.LedgerError) -> Refusal:

@@ -7,7 +7,8 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Owned = TypeVar("Owned")
+
+
+@contextmanager
+def ledger(settings: Settings) -> Iterator[sessionmaker[Session]]:
+    """Connect to the ledger for as long as a command runs. Raises `LedgerError`."""
+    sessions = session.connect(settings.database_url)
+    try:
+        migrate.check(sessions)
+        yield sessions
+    finally:
+        session.engine_of(sessions).dispose()
 
 
 def open_ledger(settings: Settings) -> sessionmaker[Session]:

@@ -178,7 +178,7 @@ class _Sitting:
         claims: Sequence[leases.Claim] = [first]
         while claims:
             for claim in claims:
-                sheet = self._open(claim)
+                sheet = self.sheets[claim.shard_id]
                 # A shard whose lease the heartbeat found lost (a cancelled job, say) is not worth going on with.
                 yield from (
                     ((sheet, item), item.reference) for item in claim.items if claim.shard_id in self.station.held
@@ -198,6 +198,9 @@ class _Sitting:
                 owner=self.station.owner,
                 lease_s=self.station.lease_s,
             )
+        # All at once, long before the last is begun: from now on each lease is to be extended, or given back.
+        for claim in claims:
+            self._open(claim)
         self.tally.claim_s += time.monotonic() - started_s
         return claims
 
@@ -245,9 +248,9 @@ class _Sitting:
         self.tally.num_failed += len(sheet.done)
         self._record([sheet])
 
-    def _open(self, claim: leases.Claim) -> _Sheet:
+    def _open(self, claim: leases.Claim) -> None:
         self.station.held[claim.shard_id] = claim.fence
-        return self.sheets.setdefault(claim.shard_id, _Sheet(claim=claim))
+        self.sheets[claim.shard_id] = _Sheet(claim=claim)
 
     def _close(self, sheet: _Sheet) -> None:
         del self.sheets[sheet.claim.shard_id]

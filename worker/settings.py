@@ -7,6 +7,7 @@ import difflib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -38,18 +39,24 @@ def _models(text: str) -> tuple[str, ...]:
     return names
 
 
+def _roots(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    if not all(name.startswith("/") or "://" in name for name in names):
+        raise ValueError("give absolute folders or URLs such as s3://bucket/folder, separated by commas")
+    return names
+
+
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError("give a whole number of at least 1")
-    return value
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError("give a number of seconds above 0")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise ValueError("give a number of seconds above 0")
 
 
 def _broker(text: str) -> str:
@@ -88,7 +95,7 @@ class Settings:
         str, "", "fsspec URL of checkpoints and inline images; empty takes store/ under the home folder"
     )
     allowed_roots: tuple[str, ...] = _setting(
-        _names, (), "folders and s3:// prefixes that references may lie under, separated by commas"
+        _roots, (), "folders and s3:// prefixes that references may lie under, separated by commas"
     )
     models: tuple[str, ...] = _setting(_models, ("default",), "models that a classify worker serves")
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
@@ -120,13 +127,16 @@ class Settings:
                 continue
             base = name.removesuffix("_FILE")
             if base not in known:
-                raise SettingsInvalid(_unknown(name, list(known)))
+                raise SettingsInvalid(_unknown(name))
             values[known[base].name] = _parse(name, _secret(name, text) if name != base else text, known[base])
         return cls(**values).resolved()
 
     def resolved(self) -> "Settings":
-        """Fill in what follows from the home folder."""
-        home = self.home.expanduser().resolve()
+        """Fill in what follows from the home folder. Raises `SettingsInvalid` if the system names no home."""
+        try:
+            home = self.home.expanduser().resolve()
+        except RuntimeError:  # a container's user without an entry in passwd, say
+            raise SettingsInvalid(f"{PREFIX}HOME={self.home}: there is no such home folder; give it in full.") from None
         return replace(
             self,
             home=home,
@@ -180,11 +190,14 @@ def _secret(name: str, file: str) -> str:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as wrong:
         raise SettingsInvalid(f"{name} names a file that cannot be read: {wrong.strerror}.") from None
+    except UnicodeDecodeError:
+        raise SettingsInvalid(f"{name} names a file that is not UTF-8 text.") from None
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ".")
+def _unknown(name: str) -> str:
+    # Without what all names share, which would make any two look alike.
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), [item.name.upper() for item in fields(Settings)], n=1)
+    return f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ".")
 
 
 def read_settings() -> Settings:

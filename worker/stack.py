@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.settings import Settings, embedded_socket
 
@@ -147,7 +149,8 @@ def redis_server() -> str:
 
 
 def _answers(socket: Path) -> bool:
-    connection = redis.Redis(unix_socket_path=str(socket), socket_timeout=1.0)
+    # redis-py would try again for seconds; whoever asks here asks again soon, or need not.
+    connection = redis.Redis(unix_socket_path=str(socket), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
     try:
         return bool(connection.ping())
     except redis.RedisError:

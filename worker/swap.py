@@ -38,10 +38,12 @@ class Swap:
     def follow(self) -> None:
         """Look at the pointers; load in a thread what is new, for a load may take longer than a lease lasts."""
         serving, needed = self._serving()
-        self._warm.retain(needed)
         self._broken = {known: why for known, why in self._broken.items() if known in needed}
         missing = [version for version in serving if not self._warm.has(version.id)]
-        if missing and (self._loader is None or not self._loader.is_alive()):
+        if not missing:
+            # Only now: until what is new has loaded, what it replaces is all there is, and may be promoted back.
+            self._warm.retain(needed)
+        elif self._loader is None or not self._loader.is_alive():
             self._loader = threading.Thread(target=self._load, args=(missing,), name="loader", daemon=True)
             self._loader.start()
 

@@ -6,7 +6,7 @@ Knows nothing of Celery: workers see a promotion in the ledger.
 import getpass
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -29,9 +29,8 @@ class Import:
     weights: str
     #: A file with the names of the outputs in order; published weights bring their own.
     classes: Path | None
-    #: Pixels, where they differ from the architecture's own.
-    resize_size: int | None = None
-    crop_size: int | None = None
+    #: Fields of `Preprocess` that differ from the architecture's own.
+    preprocess: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ def import_version(sessions: sessionmaker[Session], store: str, wanted: Import, 
         arch=wanted.arch,
         arch_options=wanted.arch_options,
         classes=classes,
-        preprocess=_sized(preprocess, wanted),
+        preprocess=Preprocess.from_dict(preprocess.as_dict() | dict(wanted.preprocess)),
     )
     version = register(sessions, store, wanted.model, network, draft, source="import")
     return Imported(version=version, report=report, serves=_promote_first(sessions, version, promoted=promoted))
@@ -149,11 +148,3 @@ def _given(wanted: Import) -> tuple[Mapping[str, Tensor], tuple[str, ...], Prepr
 def _names_published(weights: str) -> bool:
     """Tell a name such as DEFAULT or IMAGENET1K_V1 from a file: a name has neither a folder nor an ending."""
     return not Path(weights).suffix and "/" not in weights and not Path(weights).is_file()
-
-
-def _sized(preprocess: Preprocess, wanted: Import) -> Preprocess:
-    return replace(
-        preprocess,
-        resize_size=wanted.resize_size or preprocess.resize_size,
-        crop_size=wanted.crop_size or preprocess.crop_size,
-    )

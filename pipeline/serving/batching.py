@@ -95,6 +95,8 @@ def batches(
                 forming.add(tag, future.result())
                 if len(forming.tags) == batch_size:
                     yield forming.take()
+                elif len(forming.failures) == batch_size:
+                    yield forming.take_failures()
             if (pausing or ended) and forming.num_items:
                 yield forming.take()
             pausing = False
@@ -121,6 +123,12 @@ class _Forming(Generic[T]):
         else:
             self.tags.append(tag)
             self.images.append(prepared.permute(1, 2, 0))
+
+    def take_failures(self) -> Batch[T]:
+        """Give the failures alone: a long run of them must not pile up while an image waits for its batch."""
+        batch = Batch(tags=(), images_NCHW=None, failures=tuple(self.failures))
+        self.failures = []
+        return batch
 
     def take(self) -> Batch[T]:
         # Stacked in HWC order, as decoded: channels_last without another copy.

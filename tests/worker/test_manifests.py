@@ -161,8 +161,8 @@ def test_a_job_holds_only_so_many_items(monkeypatch: pytest.MonkeyPatch) -> None
     assert complaint(lambda: manifests.check(too_many)).startswith("A job holds at most 2 items, not 3;")
 
 
-def test_a_hundred_thousand_lines_take_constant_memory(tmp_path: Path) -> None:
-    file, num_items = tmp_path / "m.jsonl", 100_000
+def test_a_long_manifest_takes_constant_memory(tmp_path: Path) -> None:
+    file, num_items = tmp_path / "m.jsonl", 30_000
     with file.open("w") as lines:
         lines.writelines(f'{{"reference": "images/{n}.jpg", "key": "key-{n:09}"}}\n' for n in range(num_items))
     source = manifests.from_manifest(file)
@@ -176,4 +176,4 @@ def test_a_hundred_thousand_lines_take_constant_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert sum(sizes) == num_checked == num_items
     assert max(sizes) <= messages.MAX_PART_ITEMS
-    assert peak_bytes < 5_000_000
+    assert peak_bytes < 1_000_000  # its keys alone would be 2 MB

@@ -32,6 +32,7 @@ WRONG_USAGE = (
     db_errors.UnknownVersion,
     pipeline_errors.ArchitectureUnknown,
     pipeline_errors.ClassesInvalid,
+    pipeline_errors.PreprocessInvalid,
     pipeline_errors.DeviceUnavailable,
 )
 #: It could have worked and did not.

@@ -58,9 +58,7 @@ def demo(asked: Namespace, settings: Settings) -> int:
             status = client.wait(receipt.job_id, timeout_s=120)
             took_s = time.monotonic() - submitted_s
             results = list(client.results(receipt.job_id))
-        say(
-            f"The job {status.state}: {status.num_done} outcomes in {took_s:.2f} s, {len(results) / took_s:,.0f} images/s"
-        )
+        say(f"The job {status.state}: {len(results)} outcomes in {took_s:.2f} s, {len(results) / took_s:,.0f} images/s")
     say("Stopped everything that was started")
     _report(asked, settings, status, results, truth)
     return 0 if status.state == "succeeded" else 1
@@ -77,9 +75,9 @@ def _make_model(settings: Settings, train: "Sequence[Digit]", seed: int) -> regi
     draft = checkpoints.Draft(
         arch=digits.ARCH, classes=tuple("0123456789"), preprocess=backbones.preprocess_for(digits.ARCH)
     )
-    sessions = runtime.open_ledger(settings)
-    version = versions.register(sessions, settings.store, MODEL, network, draft, source="demo")
-    versions.promote(sessions, version.name, reason="demo")
+    with runtime.ledger(settings) as sessions:
+        version = versions.register(sessions, settings.store, MODEL, network, draft, source="demo")
+        versions.promote(sessions, version.name, reason="demo")
     return version
 
 

@@ -1,23 +1,19 @@
 """Takes a job's id. Gives what the ledger knows of it. Knows nothing of the broker: it works while Redis is down."""
 
 import sys
-import uuid
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
-
-from sqlalchemy.orm import Session, sessionmaker
 
 from db import jobs, outcomes, session
 from worker import export, intake, messages, runtime
 from worker.cli import output
-from worker.messages import JobStatus, Result
+from worker.messages import JobStatus
 from worker.settings import Settings
 
 
 def listed(asked: Namespace, settings: Settings) -> int:
     """Print the newest jobs."""
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         newest = jobs.jobs(reading, limit=asked.limit, state=asked.state)
     if asked.json:
         output.as_json(newest)
@@ -38,7 +34,7 @@ def listed(asked: Namespace, settings: Settings) -> int:
 
 def show(asked: Namespace, settings: Settings) -> int:
     """Print one job."""
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         job = jobs.job(reading, messages.parse_job_id(asked.job))
         status = intake.job_status(reading, job.id)
     if asked.json:
@@ -61,7 +57,7 @@ def errors(asked: Namespace, settings: Settings) -> int:
 def cancel(asked: Namespace, settings: Settings) -> int:
     """Cancel a job; a job that has ended is refused."""
     job_id = messages.parse_job_id(asked.job)
-    with session.transaction(runtime.open_ledger(settings)) as transaction:
+    with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
         jobs.cancel(transaction, job_id)
         status = intake.job_status(transaction, job_id)
     _say(
@@ -75,7 +71,7 @@ def cancel(asked: Namespace, settings: Settings) -> int:
 def retry(asked: Namespace, settings: Settings) -> int:
     """Put what failed or was left undone back in line; the next sweep rings for it."""
     job_id = messages.parse_job_id(asked.job)
-    with session.transaction(runtime.open_ledger(settings)) as transaction:
+    with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
         num_waiting = jobs.retry(transaction, job_id, shard_size=settings.shard_size)
         status = intake.job_status(transaction, job_id)
     _say(asked, status, f"{num_waiting} items of job {job_id} wait again.")
@@ -90,33 +86,27 @@ def _say(asked: Namespace, status: JobStatus, sentence: str) -> None:
 
 
 def _outcomes(asked: Namespace, settings: Settings, *, errors: bool | None) -> int:
-    sessions = runtime.open_ledger(settings)
     job_id = messages.parse_job_id(asked.job)
-    with session.reading(sessions) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         jobs.job(reading, job_id)
-    recorded = _stream(sessions, job_id, errors=errors)
-    if asked.out:
-        count = export.write(recorded, Path(asked.out), asked.format)
-        print(f"{count} outcomes are in {asked.out}.", file=sys.stderr)
-    elif asked.format == "csv":
-        export.write_csv(recorded, sys.stdout)
-    elif asked.format == "parquet":
-        raise export.FormatUnknown("Parquet goes to a file: give --out FILE.")
-    else:
-        export.write_jsonl(recorded, sys.stdout)
+        recorded = map(intake.as_result, outcomes.stream(reading, job_id, errors=errors))
+        if asked.out:
+            count = export.write(recorded, Path(asked.out), asked.format)
+            print(f"{count} outcomes are in {asked.out}.", file=sys.stderr)
+        elif asked.format == "csv":
+            export.write_csv(recorded, sys.stdout)
+        elif asked.format == "parquet":
+            raise export.FormatUnknown("Parquet goes to a file: give --out FILE.")
+        else:
+            export.write_jsonl(recorded, sys.stdout)
     return 0
-
-
-def _stream(sessions: sessionmaker[Session], job_id: uuid.UUID, *, errors: bool | None) -> Iterator[Result]:
-    with session.reading(sessions) as reading:
-        yield from map(intake.as_result, outcomes.stream(reading, job_id, errors=errors))
 
 
 def _print(job: jobs.JobView, status: JobStatus) -> None:
     console = output.console()
     console.print(f"[bold]Job {job.id}[/bold] {output.state(job.state)}")
     if status.note:
-        console.print(f"[yellow]{status.note}[/yellow]")
+        console.print(f"[yellow]{output.plain(status.note)}[/yellow]")
     ended_s = job.finished_at_s
     for name, value in (
         ("model", f"{job.model}, version {job.version or 'latest'}"),
@@ -130,4 +120,4 @@ def _print(job: jobs.JobView, status: JobStatus) -> None:
         ("took", output.took(ended_s - job.created_at_s) if ended_s else None),
     ):
         if value:
-            console.print(f"  {name:9} {value}")
+            console.print(f"  {name:9} {output.plain(value)}")

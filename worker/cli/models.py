@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from pipeline.backbones import ModuleRow
     from pipeline.cards import Card
 
+#: What of the preprocessing can be said on the command line.
+PIXELS = ("resize_size", "crop_size", "interpolation", "mean", "std")
+
 
 def listed(asked: Namespace, settings: Settings) -> int:
     """Print every version, newest first."""
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         versions = registry.versions(reading, asked.model)
         serving = {model: registry.serving(reading, model) for model in {version.model for version in versions}}
     serves = {pointer.version.id for pointer in serving.values() if pointer}
@@ -32,7 +35,7 @@ def listed(asked: Namespace, settings: Settings) -> int:
         ("version", "serves", "architecture", "classes", "parameters", "source", "created"),
         (
             (
-                version.name, "[green]serves[/green]" if version.id in serves else "", version.arch,
+                version.name, output.Markup("[green]serves[/green]") if version.id in serves else "", version.arch,
                 version.num_classes, version.num_parameters, version.source, output.when(version.created_at_s),
             )
             for version in versions
@@ -47,7 +50,7 @@ def show(asked: Namespace, settings: Settings) -> int:
 
     from pipeline import backbones, checkpoints
 
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         version = registry.version(reading, asked.version)
     card = checkpoints.read_card(version.reference, version.sha256)
     with torch.device("meta"):
@@ -67,20 +70,16 @@ def imported(asked: Namespace, settings: Settings) -> int:
     """Make a version from weights."""
     from worker import versions
 
-    made = versions.import_version(
-        runtime.open_ledger(settings),
-        settings.store,
-        versions.Import(
-            model=_model(asked.model),
-            arch=asked.arch,
-            arch_options=dict(map(_option, asked.arch_option)),
-            weights=asked.weights,
-            classes=Path(asked.classes) if asked.classes else None,
-            resize_size=asked.resize,
-            crop_size=asked.crop,
-        ),
-        promoted=asked.promote,
+    wanted = versions.Import(
+        model=_model(asked.model),
+        arch=asked.arch,
+        arch_options=dict(map(_option, asked.arch_option)),
+        weights=asked.weights,
+        classes=Path(asked.classes) if asked.classes else None,
+        preprocess={name: getattr(asked, name) for name in PIXELS if getattr(asked, name) is not None},
     )
+    with runtime.ledger(settings) as sessions:
+        made = versions.import_version(sessions, settings.store, wanted, promoted=asked.promote)
     if asked.json:
         output.as_json(_as_dict(made.version, serves=made.serves) | {"report": made.report})
         return 0
@@ -103,7 +102,8 @@ def promote(asked: Namespace, settings: Settings) -> int:
     """Let a version serve."""
     from worker import versions
 
-    serving = versions.promote(runtime.open_ledger(settings), asked.version, reason=asked.reason)
+    with runtime.ledger(settings) as sessions:
+        serving = versions.promote(sessions, asked.version, reason=asked.reason)
     return _say_serving(asked, serving)
 
 
@@ -111,13 +111,14 @@ def rollback(asked: Namespace, settings: Settings) -> int:
     """Let the version serve that served before."""
     from worker import versions
 
-    serving = versions.rollback(runtime.open_ledger(settings), _model(asked.model), reason=asked.reason)
+    with runtime.ledger(settings) as sessions:
+        serving = versions.rollback(sessions, _model(asked.model), reason=asked.reason)
     return _say_serving(asked, serving)
 
 
 def history(asked: Namespace, settings: Settings) -> int:
     """Print what served when."""
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         promotions = registry.history(reading, asked.model)
         if not promotions and asked.model not in registry.models(reading):
             raise db_errors.UnknownModel(f"There is no model {asked.model!r}; see `imagemill models list`.")
@@ -136,7 +137,7 @@ def verify(asked: Namespace, settings: Settings) -> int:
     """Check hashes, structure and parity of a version's checkpoint."""
     from pipeline import checkpoints
 
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         version = registry.version(reading, asked.version)
     checkpoints.verify(version.reference, version.sha256)
     if asked.json:
@@ -204,7 +205,7 @@ def _print_card(version: registry.Version, card: "Card") -> None:
         ("sha256", version.sha256),
     ):
         if value:
-            console.print(f"  {name:10} {value}")
+            console.print(f"  {name:10} {output.plain(value)}")
 
 
 def _tree(name: str, rows: "list[ModuleRow]") -> Tree:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -22,6 +23,12 @@ STATE_STYLES = {
     "succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "dim", "expired": "dim",
     "running": "cyan", "accepted": "blue", "ready": "green", "busy": "cyan", "setup_failed": "red",
 }  # fmt: skip
+
+
+class Markup(str):
+    """A cell whose [tags] are ours; in any other they are what somebody wrote, and stay as they are."""
+
+    __slots__ = ()
 
 
 def console() -> Console:
@@ -61,10 +68,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         console().print(f"[bold]{title}[/bold]: none")
 
 
-def state(name: str) -> str:
+def plain(text: object) -> str:
+    """Give what somebody else wrote for printing among [tags]."""
+    return escape(str(text))
+
+
+def state(name: str) -> Markup:
     """Colour a state."""
     style = STATE_STYLES.get(name)
-    return f"[{style}]{name}[/{style}]" if style else name
+    return Markup(f"[{style}]{name}[/{style}]" if style else name)
 
 
 def when(at_s: float | None) -> str:
@@ -85,7 +97,9 @@ def took(seconds: float | None) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, Markup):
+        return value
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else plain(value)
 
 
 def _plain(value: Any) -> Any:

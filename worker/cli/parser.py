@@ -39,6 +39,12 @@ def _command(commands: "Commands", name: str, run: str, about: str) -> argparse.
     return command
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
 def _group(commands: "Commands", name: str, about: str) -> "Commands":
     group = commands.add_parser(name, help=about, description=about)
     return group.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -66,7 +72,7 @@ def _add_submit(commands: "Commands") -> None:
     submit.add_argument("--version", metavar="V", help="`model:3` for an exact version, `latest` to follow promotions")
     submit.add_argument("--key", metavar="K", help="idempotency key: the same key is the same job, however often sent")
     submit.add_argument("--priority", choices=messages.PRIORITIES, default=messages.BULK)
-    submit.add_argument("--top-k", type=int, default=5, metavar="N", help="labels to record per item (default: 5)")
+    submit.add_argument("--top-k", type=_count, default=5, metavar="N", help="labels to record per item (default: 5)")
     submit.add_argument("--deadline", type=float, metavar="S", help="seconds after which unfinished items are dropped")
     submit.add_argument("--wait", action="store_true", help="show progress until the job has ended")
     submit.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
@@ -77,7 +83,7 @@ def _add_jobs(commands: "Commands") -> None:
     jobs = _group(commands, "jobs", "list, show, read, cancel and retry jobs")
     listed = _command(jobs, "list", "jobs:listed", "the newest jobs")
     listed.add_argument("--state", help="only jobs in this state")
-    listed.add_argument("--limit", type=int, default=20, help="how many (default: %(default)s)")
+    listed.add_argument("--limit", type=_count, default=20, help="how many (default: %(default)s)")
     for name, about in (
         ("show", "one job"),
         ("cancel", "drop what is not done; finished outcomes are kept"),
@@ -121,8 +127,12 @@ def _add_models(commands: "Commands") -> None:
         "--classes", metavar="FILE", help=".txt, .json, .csv or .tsv; published weights bring their own"
     )
     imported.add_argument("--model", default="default", help="the model it becomes a version of (default: %(default)s)")
-    imported.add_argument("--resize", type=int, metavar="PX", help="short side before the crop")
-    imported.add_argument("--crop", type=int, metavar="PX", help="side of the centre crop")
+    pixels = imported.add_argument_group("pixels, where the weights were trained on others than the architecture's own")
+    pixels.add_argument("--resize", type=_count, metavar="PX", dest="resize_size", help="short side before the crop")
+    pixels.add_argument("--crop", type=_count, metavar="PX", dest="crop_size", help="side of the centre crop")
+    pixels.add_argument("--interpolation", help="bilinear, bicubic, nearest or lanczos")
+    pixels.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels from 0 to 1")
+    pixels.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels from 0 to 1")
     imported.add_argument(
         "--promote", action="store_true", help="let it serve at once (a model's first version always does)"
     )

@@ -17,7 +17,8 @@ def worker(asked: Namespace, settings: Settings) -> int:
     """Run one Celery worker: one child, which owns the device."""
     from worker import runtime
 
-    runtime.open_ledger(settings)
+    with runtime.ledger(settings):
+        pass  # the schema is this code's
     _reach_broker(settings)
     logs.set_up(settings.log_level)
     queues = _queues(asked.role, settings.models)
@@ -58,8 +59,9 @@ def flower(asked: Namespace, settings: Settings) -> int:
 def health(asked: Namespace, settings: Settings) -> int:
     """Tell whether a worker of this role on this host has beaten lately; beat itself shows by the ticks that arrive."""
     from db import session, workers
+    from worker import runtime
 
-    with session.reading(session.connect(settings.database_url)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         alive = workers.list_alive(reading, within_s=ALIVE_S)
     here = [one for one in alive if one.role == asked.role and one.host in (socket.gethostname(), "")]
     if asked.json:
@@ -82,7 +84,8 @@ def check(asked: Namespace, settings: Settings) -> int:
     from db import migrate
     from worker import runtime
 
-    runtime.open_ledger(settings)
+    with runtime.ledger(settings):
+        pass  # the schema is this code's
     _say_revision(asked, migrate.head())
     return 0
 

@@ -3,6 +3,7 @@
 Knows nothing of its insides.
 """
 
+import re
 import secrets
 import signal
 import threading
@@ -75,8 +76,7 @@ def running(
 
 def _await_ready(settings: Settings, stack: Stack, stop: threading.Event) -> None:
     give_up_s = time.monotonic() + READY_S
-    sessions = runtime.open_ledger(settings)
-    with Client(settings.broker_url, timeout_s=2.0) as client:
+    with runtime.ledger(settings) as sessions, Client(settings.broker_url, timeout_s=2.0) as client:
         while not stop.is_set():
             if fallen := stack.fallen():
                 raise StackError(f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}")
@@ -108,7 +108,7 @@ def _complaint(log: Path) -> str:
 
 def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:
     facts = {
-        "broker": settings.broker_url,
+        "broker": _without_password(settings.broker_url),
         "ledger": _without_password(settings.database_url),
         "store": settings.store,
         "allowed roots": ", ".join(settings.allowed_roots),
@@ -124,13 +124,13 @@ def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:
     console = output.console()
     console.print("[bold green]imagemill is up[/bold green]; Ctrl-C stops it.")
     for name, value in facts.items():
-        console.print(f"  {name:14} {value}", soft_wrap=True)
+        console.print(f"  {name:14} {output.plain(value)}", soft_wrap=True)
     console.print("In another terminal: imagemill status, imagemill submit --wait photos/")
 
 
 def status(asked: Namespace, settings: Settings) -> int:
     """Show in one screen what runs, what waits and which version is warm where."""
-    with session.reading(runtime.open_ledger(settings)) as reading:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         alive = workers.list_alive(reading, within_s=ALIVE_S)
         waiting = jobs.waiting_items(reading)
         models = registry.models(reading)
@@ -153,7 +153,7 @@ def status(asked: Namespace, settings: Settings) -> int:
         )
         return 0
     console = output.console()
-    console.print(f"[bold]Broker[/bold] {settings.broker_url}: {broker}")
+    console.print(f"[bold]Broker[/bold] {_without_password(settings.broker_url)}: {output.plain(broker)}")
     console.print(f"[bold]Ledger[/bold] {_without_password(settings.database_url)}: schema {migrate.head()}")
     _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
     return 0
@@ -237,7 +237,7 @@ def settings(asked: Namespace, known: Settings) -> int:
     rows = [
         (
             f"IMAGEMILL_{item.name.upper()}",
-            _without_password(_text(getattr(known, item.name))),
+            _shown(item.name, getattr(known, item.name)),
             item.metadata["about"],
         )
         for item in fields(known)
@@ -249,15 +249,14 @@ def settings(asked: Namespace, known: Settings) -> int:
     return 0
 
 
-def _text(value: object) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+def _shown(name: str, value: object) -> str:
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if name == "flower_basic_auth" and text:
+        return f"{text.partition(':')[0]}:***"
+    return _without_password(text)
 
 
-def _without_password(url: str) -> str:
-    """Hide the password of a URL, or of `user:password`."""
-    if "://" not in url:
-        user, colon, _ = url.partition(":")
-        return f"{user}:***" if colon else url
-    head, at, tail = url.rpartition("@")
-    scheme, _, credentials = head.partition("://")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}" if at and ":" in credentials else url
+def _without_password(text: str) -> str:
+    """Hide the password of a URL, before its host or among its options."""
+    text = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", text)
+    return re.sub(r"(password=)[^&]*", r"\1***", text)

@@ -152,7 +152,7 @@ def _say_end(asked: Namespace, status: JobStatus) -> None:
         f"{status.num_succeeded} labelled by {status.version or 'the latest'}, {status.num_failed} failed, {took}."
     )
     if asked.out and status.is_final:
-        console.print(f"Outcomes are in {asked.out}.")
+        console.print(f"Outcomes are in {output.plain(asked.out)}.")
     if status.num_failed:
         console.print(f"See why with: imagemill jobs errors {status.job_id}")
     if not status.is_final:

@@ -1,0 +1,113 @@
+"""`imagemill demo` and `imagemill up` as a user runs them: real processes, real signals, nothing left behind."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests import builders
+from tests.mills import PATIENCE_S, await_until, make_version, tiny_settings
+from worker import runtime
+
+
+def test_the_demo_classifies_held_out_digits_and_leaves_nothing_running(home: Path, imagemill: list[str]) -> None:
+    environ = {**os.environ, "IMAGEMILL_HOME": str(home)}
+    told = subprocess.run(
+        [*imagemill, "demo", "--json"], env=environ, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout)
+    assert report["accuracy"] > 0.95
+    assert report["job"]["num_succeeded"] == report["job"]["num_items"] > 300
+    assert _processes_of(home) == []
+
+
+def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
+    home: Path, imagemill: list[str]
+) -> None:
+    settings = tiny_settings(home, flower_port=_free_port())
+    environ = {**os.environ, **settings.as_env()}
+    log = home / "up.txt"
+    with log.open("w") as out:
+        up = subprocess.Popen([*imagemill, "up"], env=environ, stdout=out, stderr=out, start_new_session=True)
+    try:
+        await_until(lambda: "imagemill is up" in log.read_text() or up.poll() is not None, "the stack is up")
+        assert up.poll() is None, log.read_text()
+        with runtime.ledger(settings) as sessions:
+            make_version(sessions, settings, "tiny", seed=1)
+        image = Path(settings.allowed_roots[0]) / "one.png"
+        image.write_bytes(builders.png_bytes(size=(32, 32)))
+        waited = subprocess.run(
+            [*imagemill, "submit", "--model", "tiny", "--wait", str(image)],
+            env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert waited.returncode == 0, waited.stderr
+        _check_flower(settings.flower_port, *re.search(r"user (\S+), password (\S+)\)", log.read_text()).groups())
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait(PATIENCE_S)
+    assert up.returncode == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert _processes_of(home) == []
+
+
+def _check_flower(port: int, user: str, password: str) -> None:
+    await_until(lambda: _status(port, "/workers") == 401, "Flower answers, and asks for a password")
+    right = f"{user}:{password}"
+    assert _status(port, "/workers", f"{user}:wrong") == 401
+    assert _status(port, "/workers", right) == 200
+    assert _status(port, "/api/workers", right) == 200
+    assert _status(port, "/api/worker/shutdown/classify@x", right, method="POST") in (403, 404, 405)
+    await_until(lambda: "imagemill.classify.v1" in _body(port, "/api/tasks", right), "Flower has seen the task")
+    task = next(
+        one for one in json.loads(_body(port, "/api/tasks", right)).values() if one["name"] == "imagemill.classify.v1"
+    )
+    assert re.fullmatch(r"shard \d+, job [0-9a-f-]{36}, 1 items", task["kwargs"])
+    assert "one.png" not in _body(port, "/api/tasks", right)
+
+
+def _request(port: int, path: str, credentials: str | None, method: str) -> urllib.request.Request:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    if credentials:
+        request.add_header("Authorization", "Basic " + base64.b64encode(credentials.encode()).decode())
+    return request
+
+
+def _status(port: int, path: str, credentials: str | None = None, *, method: str = "GET") -> int:
+    try:
+        with urllib.request.urlopen(_request(port, path, credentials, method), timeout=10) as answer:  # noqa: S310
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
+    except OSError:
+        return 0
+
+
+def _body(port: int, path: str, credentials: str) -> str:
+    with urllib.request.urlopen(_request(port, path, credentials, "GET"), timeout=10) as answer:  # noqa: S310
+        return answer.read().decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _processes_of(home: Path) -> list[str]:
+    """Command lines of living processes that have this home folder in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"IMAGEMILL_HOME={home}".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return [line for line in found if line]
