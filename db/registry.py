@@ -97,7 +97,7 @@ def version(session: Session, name: str) -> Version:
         return serves.version
     row = rows.Version
     found = None
-    if number.isdecimal():
+    if number.isdecimal() and len(number) < 10:  # more does not fit the column
         found = session.scalar(select(row).where(row.model == model, row.number == int(number)))
     if found is None:
         raise errors.UnknownVersion(f"There is no version {name!r}.")

@@ -26,7 +26,9 @@ BUSY_TIMEOUT_S = 30
 #: seconds after which an idle PostgreSQL connection is replaced
 RECYCLE_S = 1800
 #: how a driver names a database that is away rather than a statement that is wrong
-_AWAY_SQLITE = ("SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL")
+_AWAY_SQLITE = (
+    "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_NOTADB", "SQLITE_CORRUPT",
+)  # fmt: skip
 _AWAY_SQLSTATES = ("08", "53", "57P")
 #: marks a connection whose transaction will not write
 _READS = {"imagemill_reads": True, "postgresql_readonly": True}
@@ -130,7 +132,7 @@ def insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert 
 def _is_away(error: DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
-    if isinstance(error.orig, sqlite3.OperationalError):
+    if isinstance(error.orig, sqlite3.DatabaseError):
         return error.orig.sqlite_errorname.startswith(_AWAY_SQLITE)
     sqlstate: str | None = getattr(error.orig, "sqlstate", None)
     # A connection that was refused has no state at all.

@@ -18,6 +18,9 @@ import torch
 
 from pipeline.errors import ItemError
 
+#: failures that wait for a batch at most; a long run of them is reported without one
+MOST_FAILURES = 64
+
 T = TypeVar("T")
 
 
@@ -95,7 +98,7 @@ def batches(
                 forming.add(tag, future.result())
                 if len(forming.tags) == batch_size:
                     yield forming.take()
-                elif len(forming.failures) == batch_size:
+                elif len(forming.failures) == MOST_FAILURES:
                     yield forming.take_failures()
             if (pausing or ended) and forming.num_items:
                 yield forming.take()

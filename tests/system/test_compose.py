@@ -11,8 +11,8 @@ import pytest
 from tests import composition
 from tests.composition import ONE_SHOT, OURS, REPOSITORY, THEIRS
 from worker import app
-from worker.cli import parser
-from worker.settings import PREFIX, Settings
+from worker.cli import parser, processes
+from worker.settings import PREFIX, Settings, SettingsInvalid
 
 SERVICES = composition.services()
 LASTING = (*THEIRS, *OURS)
@@ -119,6 +119,13 @@ def test_pictures_are_mounted_read_only_as_the_one_allowed_root() -> None:
     assert "store:/var/lib/imagemill/store:ro" in SERVICES["classify"].body["volumes"]
 
 
+@pytest.mark.parametrize("credentials", ["", "no-password", "user:two,parts"], ids=["none", "no password", "comma"])
+def test_flower_refuses_to_start_open_or_with_a_password_it_would_misread(credentials: str) -> None:
+    settings = Settings(flower_basic_auth=credentials)
+    with pytest.raises(SettingsInvalid):
+        processes.flower(parser.build().parse_args(SERVICES["flower"].command), settings)
+
+
 # ---------------------------------------------------------------- lasting
 
 
@@ -148,7 +155,7 @@ def test_classify_may_load_its_model_before_it_is_called_ill() -> None:
 
 def test_classify_reserves_a_gpu_and_the_cpu_file_takes_that_back() -> None:
     [device] = SERVICES["classify"].body["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {"driver": "nvidia", "count": "1", "capabilities": ["gpu"]}
     override = composition.load("docker-compose.cpu.yml")["services"]
     assert override == {"classify": {"environment": {"IMAGEMILL_DEVICE": "cpu"}, "deploy": None}}
 

@@ -10,7 +10,7 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import models, registry, session
+from db import jobs, models, registry, session
 from db.outcomes import Recorded, page
 from pipeline import checkpoints, images, references
 from pipeline.serving.classifier import Classifier
@@ -115,6 +115,17 @@ def outcomes(sessions: sessionmaker[Session], job_id: uuid.UUID) -> list[Recorde
     """Read a job's outcomes in the order of its items."""
     with session.reading(sessions) as reading:
         return page(reading, job_id, limit=1000)
+
+
+def sit(station: serving.Station, job_id: uuid.UUID) -> serving.Tally:
+    """Sit for a job's first shard."""
+    return serving.sit(station, shards(station.sessions, job_id)[0].id)
+
+
+def state_of(sessions: sessionmaker[Session], job_id: uuid.UUID) -> str:
+    """Read a job's state."""
+    with session.reading(sessions) as reading:
+        return jobs.job(reading, job_id).state
 
 
 class Interrupted(Executor):

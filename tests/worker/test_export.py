@@ -31,7 +31,10 @@ RESULTS = [
     ),
 ]
 ROWS = [
-    (0, 'Käse, "the" first', "file:///a%20b.jpg", "cat", 0.75, "cats:3", None, None, None, '[["cat", 0.75], ["dog", 0.25]]'),
+    (
+        0, 'Käse, "the" first', "file:///a%20b.jpg", "cat", 0.75, "cats:3", None, None, None,
+        '[["cat", 0.75], ["dog", 0.25]]',
+    ),
     (
         1, None, "s3://b/2.jpg", None, None, "cats:3", "decode", "truncated",
         "The image file is cut off\nbefore its end.", "[]",

@@ -47,6 +47,8 @@ def flower(asked: Namespace, settings: Settings) -> int:
     """Run Flower, read-only and behind its password; its page and its API show short texts, never references."""
     if ":" not in settings.flower_basic_auth:
         raise SettingsInvalid("Flower never runs open: set IMAGEMILL_FLOWER_BASIC_AUTH=user:password (or ..._FILE).")
+    if "," in settings.flower_basic_auth:
+        raise SettingsInvalid("IMAGEMILL_FLOWER_BASIC_AUTH may hold no comma: Flower would read a second user there.")
     _reach_broker(settings)
     # By the environment, for a password among the arguments would show in the process list.
     os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth
