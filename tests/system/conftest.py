@@ -1,7 +1,6 @@
 """The whole stack as real processes, once on SQLite and once on PostgreSQL, shared by the tests of this ring."""
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -50,11 +49,8 @@ def _outputs_on_failure(request: pytest.FixtureRequest) -> Iterator[None]:
     report = getattr(request.node, "failed_call", False)
     if report and "mill" in request.fixturenames:
         logs = request.getfixturevalue("mill").stack.logs
-        print(
-            subprocess.run(
-                ["tail", "-n", "15", *logs.glob("*.log")], capture_output=True, text=True, check=False
-            ).stdout
-        )  # noqa: S607
+        for log in sorted(logs.glob("*.log")):
+            print(log.name, *log.read_text(errors="replace").splitlines()[-15:], sep="\n  ")
 
 
 @pytest.hookimpl(wrapper=True)

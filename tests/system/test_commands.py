@@ -43,6 +43,8 @@ def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
             make_version(sessions, settings, "tiny", seed=1)
         image = Path(settings.allowed_roots[0]) / "one.png"
         image.write_bytes(builders.png_bytes(size=(32, 32)))
+        # Flower knows of a task what happens while it listens.
+        await_until(lambda: _status(settings.flower_port, "/workers") == 401, "Flower answers, and asks for a password")
         waited = subprocess.run(
             [*imagemill, "submit", "--model", "tiny", "--wait", str(image)],
             env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
@@ -58,7 +60,6 @@ def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
 
 
 def _check_flower(port: int, user: str, password: str) -> None:
-    await_until(lambda: _status(port, "/workers") == 401, "Flower answers, and asks for a password")
     right = f"{user}:{password}"
     assert _status(port, "/workers", f"{user}:wrong") == 401
     assert _status(port, "/workers", right) == 200
