@@ -33,6 +33,7 @@ from .messages import (
     Receipt,
     Result,
     Submission,
+    check_broker_url,
     parse_result,
     transport_options,
 )
@@ -89,6 +90,7 @@ class Client:
 
     def __init__(self, broker_url: str, *, timeout_s: float = 60.0) -> None:
         self.timeout_s = timeout_s
+        broker_url = check_broker_url(broker_url)
         # A second Celery() must not become the app of the service that uses this client.
         self._app = Celery("imagemill-client", set_as_current=False)
         self._app.conf.update(

@@ -37,7 +37,9 @@ PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 VISIBILITY_TIMEOUT_S = 1500
 
 #: States from which a job does not move by itself.
-FINAL_STATES = frozenset({"succeeded", "partial", "failed", "cancelled", "expired"})
+FINAL_STATES = ("succeeded", "partial", "failed", "cancelled", "expired")
+#: All states of a job, in the order it goes through them.
+STATES = ("receiving", "accepted", "running", *FINAL_STATES)
 
 #: Items in one message; a larger job travels in parts.
 MAX_PART_ITEMS = 1000
@@ -66,6 +68,18 @@ class MessageInvalid(ValueError):
 def classify_queue(model: str, priority: str) -> str:
     """Name the queue that rings for `model` at `priority`."""
     return f"classify.{model}.{priority}"
+
+
+def check_broker_url(url: str) -> str:
+    """Give the URL of a Redis; one over TLS proves who it is unless the URL says otherwise.
+
+    Raises `MessageInvalid` for any other kind of address.
+    """
+    if not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+        raise MessageInvalid("A broker is a redis://, rediss://, redis+socket:// or sentinel:// URL.")
+    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+    return url
 
 
 def transport_options() -> dict[str, Any]:

@@ -5,10 +5,11 @@ Knows nothing of Celery or Redis. One sitting serves one version, so no batch mi
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 from sqlalchemy.exc import OperationalError
@@ -93,6 +94,7 @@ class _Sheet:
 
 
 _Tag = tuple[_Sheet, Item]
+Written = TypeVar("Written")
 
 
 def sit(station: Station, shard_id: int) -> Tally:
@@ -208,7 +210,6 @@ class _Sitting:
         started_s = time.monotonic()
         for (sheet, item), failure in batch.failures:
             sheet.done.append(_failed(item, failure.stage, failure.kind, failure.message, version_id))
-        self.tally.num_failed += len(batch.failures)
         if batch.images_NCHW is not None:
             top_k = max(sheet.claim.top_k for sheet, _ in batch.tags)
             predictions = classifier.predict(batch.images_NCHW, top_k=top_k)
@@ -221,19 +222,22 @@ class _Sitting:
         if not sheets:
             return
         started_s = time.monotonic()
-        _persistently(partial(self._write, sheets))
+        lost = _persistently(partial(self._write, sheets))
         for sheet in sheets:
-            self.tally.num_shards += 1
-            self.tally.num_items += len(sheet.done)
+            if sheet.claim.shard_id not in lost:
+                self.tally.num_shards += 1
+                self.tally.num_items += len(sheet.done)
+                self.tally.num_failed += sum(outcome.error is not None for outcome in sheet.done)
             self._close(sheet)
         self.tally.record_s += time.monotonic() - started_s
 
-    def _write(self, sheets: Sequence[_Sheet]) -> None:
-        """Record each shard's outcomes together with its end; a shard whose lease was lost is somebody else's now."""
+    def _write(self, sheets: Sequence[_Sheet]) -> frozenset[int]:
+        """Record each shard's outcomes together with its end. Gives those whose lease was lost: somebody else's now."""
         with session.transaction(self.station.sessions) as transaction:
             finished = leases.finish_all(transaction, [(sheet.claim, sheet.done) for sheet in sheets])
         for shard_id in finished.lost:
             log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
+        return finished.lost
 
     def _refuse(self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError) -> None:
         """Give a shard back whose version will not load; after the last attempt, record that as its items' outcome."""
@@ -245,7 +249,6 @@ class _Sitting:
             self._close(sheet)
             return
         sheet.done = [_failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items]
-        self.tally.num_failed += len(sheet.done)
         self._record([sheet])
 
     def _open(self, claim: leases.Claim) -> None:
@@ -266,17 +269,15 @@ def _pixels(classifier: Classifier, limits: images.Limits, data: bytes) -> torch
     return classifier.preprocess.pixels(images.decode(data, limits))
 
 
-def _persistently(write: "partial[None]") -> None:
+def _persistently(write: Callable[[], Written]) -> Written:
     """Write, and try again for a while if the ledger is away: nothing has been acknowledged yet."""
     for pause_s in RECORD_RETRIES_S:
         try:
-            write()
+            return write()
         except (db_errors.LedgerUnreachable, OperationalError) as away:
             log.warning("the ledger is away, recording again in %.1f s: %s", pause_s, str(away).splitlines()[0])
             time.sleep(pause_s)
-        else:
-            return
-    write()
+    return write()
 
 
 def _labelled(item: Item, prediction: Prediction, top_k: int, version_id: int) -> outcomes.Outcome:

@@ -60,9 +60,10 @@ def _seconds(text: str) -> float:
 
 
 def _broker(text: str) -> str:
-    if text and not text.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
-        raise ValueError("give a redis://, rediss://, redis+socket:// or sentinel:// URL")
-    return text
+    try:
+        return messages.check_broker_url(text) if text else text
+    except messages.MessageInvalid:
+        raise ValueError("give a redis://, rediss://, redis+socket:// or sentinel:// URL") from None
 
 
 def _database(text: str) -> str:

@@ -82,7 +82,7 @@ def _add_submit(commands: "Commands") -> None:
 def _add_jobs(commands: "Commands") -> None:
     jobs = _group(commands, "jobs", "list, show, read, cancel and retry jobs")
     listed = _command(jobs, "list", "jobs:listed", "the newest jobs")
-    listed.add_argument("--state", help="only jobs in this state")
+    listed.add_argument("--state", choices=messages.STATES, help="only jobs in this state")
     listed.add_argument("--limit", type=_count, default=20, help="how many (default: %(default)s)")
     for name, about in (
         ("show", "one job"),
