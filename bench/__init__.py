@@ -1,0 +1,1 @@
+"""What imagemill costs beside a bare loop: `python -m bench`, run by hand and never as a timed test."""

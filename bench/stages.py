@@ -1,0 +1,32 @@
+"""Takes a classify worker's log. Gives milliseconds per image and stage, from the line that each sitting leaves."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+#: What `worker.serving.Tally` says of itself.
+SITTING = re.compile(
+    r"(?P<items>\d+) items \(\d+ failed\) of (?P<shards>\d+) shards in (?P<batches>\d+) batches on \S+ in \S+ s: "
+    r"claim \S+ fetch (?P<fetch>\S+) decode (?P<decode>\S+) forward (?P<forward>\S+) record (?P<record>\S+)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Milliseconds per image; fetch and decode are seconds of threads, which overlap the others."""
+
+    items_per_batch: float
+    fetch_ms: float
+    decode_ms: float
+    forward_ms: float
+    record_ms: float
+
+
+def since(log: Path, mark: int) -> Spent:
+    """Add up the sittings logged behind byte `mark`."""
+    with log.open() as lines:
+        lines.seek(mark)
+        found = [match.groupdict() for match in map(SITTING.search, lines) if match]
+    total = {name: sum(float(sitting[name]) for sitting in found) for name in SITTING.groupindex}
+    per_image = {f"{name}_ms": 1000 * total[name] / total["items"] for name in ("fetch", "decode", "forward", "record")}
+    return Spent(items_per_batch=total["items"] / total["batches"], **per_image)
