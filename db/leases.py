@@ -8,7 +8,7 @@ Every transaction here locks shards before jobs, and jobs in the order of their 
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
@@ -129,6 +129,23 @@ def finish_all(session: Session, work: Sequence[tuple[Claim, Sequence[Outcome]]]
     outcomes.insert_all(session, [(claim.job_id, claim.shard_id, recorded) for claim, recorded in kept])
     states = count(session, [(claim.job_id, _tally(recorded)) for claim, recorded in kept])
     return Finished(states=states, lost=frozenset(claim.shard_id for claim, _ in work) - held)
+
+
+def finish_part(session: Session, claim: Claim, recorded: Sequence[Outcome]) -> bool:
+    """Write the outcomes a claim has so far and leave it the rest, still claimed; False if the lease was lost.
+
+    Where no rest is left the shard ends, as in `finish`.
+    """
+    if len(recorded) == len(claim.items):
+        return not finish_all(session, [(claim, recorded)]).lost
+    if not _lock_held(session, [(claim.shard_id, claim.fence)]):
+        return False
+    done = {one.position for one in recorded}
+    rest = [[item.position, item.key, item.reference] for item in claim.items if item.position not in done]
+    session.execute(update(Shard).where(Shard.id == claim.shard_id).values(items=rest, num_items=len(rest)))
+    outcomes.insert(session, claim.job_id, claim.shard_id, recorded)
+    count(session, [(claim.job_id, replace(_tally(recorded), num_closed=0))])
+    return True
 
 
 def release(session: Session, claim: Claim, *, delay_s: float, forgive: bool) -> None:

@@ -7,7 +7,8 @@ import hashlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from functools import wraps
+from typing import ParamSpec, TypeGuard
 
 import fsspec
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,6 +19,8 @@ from worker.messages import Refusal, Reply
 
 #: Tells the classify queue that a shard waits.
 Ring = Callable[[bells.Bell], None]
+
+Asked = ParamSpec("Asked")
 
 #: Seconds without a heartbeat after which a worker is not counted as serving.
 ALIVE_S = 30.0
@@ -39,17 +42,28 @@ class Desk:
     shard_size: int
 
 
+def _refusing(answer: Callable[Asked, Reply]) -> Callable[Asked, Reply]:
+    """Turn what the asker or the ledger got wrong into a refusal, which travels back as a sentence."""
+
+    @wraps(answer)
+    def refusing(*args: Asked.args, **kwargs: Asked.kwargs) -> Reply:
+        try:
+            return answer(*args, **kwargs)
+        except messages.MessageInvalid as wrong:
+            return Refusal(kind="invalid", message=str(wrong))
+        except errors.LedgerError as refused:
+            return _refusal(refused)
+
+    return refusing
+
+
+@_refusing
 def submit(desk: Desk, wire: object) -> Reply:
     """Record a job or a part of one, ring for it once it is whole, and acknowledge."""
-    try:
-        submission = messages.Submission.parse(wire)
-        submission = replace(submission, items=_store_inline(desk, submission))
-        with session.transaction(desk.sessions) as transaction:
-            receipt = _receive(transaction, submission, desk.shard_size)
-    except messages.MessageInvalid as wrong:
-        return Refusal(kind="invalid", message=str(wrong))
-    except errors.LedgerError as refused:
-        return _refusal(refused)
+    submission = messages.Submission.parse(wire)
+    submission = replace(submission, items=_store_inline(desk, submission))
+    with session.transaction(desk.sessions) as transaction:
+        receipt = _receive(transaction, submission, desk.shard_size)
     if receipt.newly_accepted:
         ring_for(desk, receipt.job_id)
     return messages.Receipt(
@@ -60,43 +74,31 @@ def submit(desk: Desk, wire: object) -> Reply:
     )
 
 
+@_refusing
 def status(desk: Desk, job_id: object) -> Reply:
     """Tell how far a job is, and what stands in its way."""
-    try:
-        with session.reading(desk.sessions) as reading:
-            return job_status(reading, messages.parse_job_id(job_id))
-    except messages.MessageInvalid as wrong:
-        return Refusal(kind="invalid", message=str(wrong))
-    except errors.LedgerError as refused:
-        return _refusal(refused)
+    with session.reading(desk.sessions) as reading:
+        return job_status(reading, messages.parse_job_id(job_id))
 
 
+@_refusing
 def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = MAX_PAGE_ITEMS) -> Reply:
     """Give the outcomes recorded behind position `after`, at most `limit`."""
     if not _is_whole(after, -1, messages.MAX_JOB_ITEMS) or not _is_whole(limit, 1, MAX_PAGE_ITEMS):
         return Refusal(kind="invalid", message=f"`after` must be a position and `limit` 1 to {MAX_PAGE_ITEMS}.")
-    try:
-        with session.reading(desk.sessions) as reading:
-            job = jobs.job(reading, messages.parse_job_id(job_id))
-            return [as_result(row) for row in outcomes.page(reading, job.id, after=after, limit=limit)]
-    except messages.MessageInvalid as wrong:
-        return Refusal(kind="invalid", message=str(wrong))
-    except errors.LedgerError as refused:
-        return _refusal(refused)
+    with session.reading(desk.sessions) as reading:
+        job = jobs.job(reading, messages.parse_job_id(job_id))
+        return [as_result(row) for row in outcomes.page(reading, job.id, after=after, limit=limit)]
 
 
+@_refusing
 def cancel(desk: Desk, job_id: object) -> Reply:
     """Cancel a job; a job that has ended is left as it is."""
-    try:
-        with session.transaction(desk.sessions) as transaction:
-            job = messages.parse_job_id(job_id)
-            if not job_status(transaction, job).is_final:
-                jobs.cancel(transaction, job)
-            return job_status(transaction, job)
-    except messages.MessageInvalid as wrong:
-        return Refusal(kind="invalid", message=str(wrong))
-    except errors.LedgerError as refused:
-        return _refusal(refused)
+    with session.transaction(desk.sessions) as transaction:
+        job = messages.parse_job_id(job_id)
+        if not job_status(transaction, job).is_final:
+            jobs.cancel(transaction, job)
+        return job_status(transaction, job)
 
 
 def ring_for(desk: Desk, job_id: uuid.UUID) -> None:

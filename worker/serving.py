@@ -15,8 +15,8 @@ import torch
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from db import bells, leases, outcomes, registry, session
 from db import errors as db_errors
-from db import leases, outcomes, registry, session
 from db.shards import Item
 from pipeline import errors as pipeline_errors
 from pipeline import images, references
@@ -69,6 +69,8 @@ class Tally:
     forward_s: float = 0.0
     record_s: float = 0.0
     total_s: float = 0.0
+    #: Shards given back because time was up: whoever sat rings for them, so that they need not await a sweep.
+    left: list[bells.Bell] = field(default_factory=list)
 
     def __str__(self) -> str:
         if not self.num_shards:
@@ -100,17 +102,20 @@ Written = TypeVar("Written")
 def sit(station: Station, shard_id: int) -> Tally:
     """Classify the shard, and go on with others that wait for the same version until none does or time is up.
 
-    A shard that somebody else has, or that is done, is nothing to do. What an error leaves unfinished is given back.
+    A shard that somebody else has, or that is done, is nothing to do. What is unfinished when time is up, or when an
+    error ends the sitting, is given back, and keeps the outcomes it has.
     """
     started_s = time.monotonic()
     tally = Tally()
     claim = _claim(station, shard_id)
     if claim is not None:
         sitting = _Sitting(station, tally, give_up_s=started_s + station.sitting_s)
+        in_order = False
         try:
             sitting.serve(claim)
+            in_order = True
         finally:
-            sitting.give_back()
+            sitting.give_back(forgive=in_order)
     tally.total_s = time.monotonic() - started_s
     return tally
 
@@ -157,14 +162,19 @@ class _Sitting:
         ):
             self._note(batch, classifier, version.id)
             self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
+            if time.monotonic() >= self.give_up_s:
+                break
         self.tally.fetch_s, self.tally.decode_s = spent.fetch, spent.decode
 
-    def give_back(self) -> None:
-        """Return what was claimed and not recorded, so that it need not wait for its lease to run out."""
+    def give_back(self, *, forgive: bool) -> None:
+        """Return what was claimed and is not done, so that it need not wait for its lease to run out."""
         for sheet in list(self.sheets.values()):
             try:
                 with session.transaction(self.station.sessions) as transaction:
-                    leases.release(transaction, sheet.claim, delay_s=0.0, forgive=False)
+                    still_ours = leases.finish_part(transaction, sheet.claim, sheet.done)
+                    leases.release(transaction, sheet.claim, delay_s=0.0, forgive=forgive)
+                if still_ours and not sheet.is_whole:
+                    self.tally.left.append(_bell(sheet))
             except (db_errors.LedgerError, OperationalError) as away:
                 log.warning("shard %s could not be given back, its lease will run out: %s", sheet.claim.shard_id, away)
             self._close(sheet)
@@ -258,6 +268,18 @@ class _Sitting:
     def _close(self, sheet: _Sheet) -> None:
         del self.sheets[sheet.claim.shard_id]
         self.station.held.pop(sheet.claim.shard_id, None)
+
+
+def _bell(sheet: _Sheet) -> bells.Bell:
+    claim = sheet.claim
+    return bells.Bell(
+        shard_id=claim.shard_id,
+        job_id=claim.job_id,
+        model=claim.model,
+        version_id=claim.version_id,
+        priority=claim.priority,
+        num_items=len(claim.items) - len(sheet.done),
+    )
 
 
 def _claim(station: Station, shard_id: int) -> leases.Claim | None:

@@ -187,3 +187,18 @@ def test_releasing_a_lost_lease_disturbs_nobody(sessions, claim):
         leases.release(session, claim, delay_s=0, forgive=True)
         assert jobs.job(session, claim.job_id).state == "succeeded"
         assert fill(session, 99) == []
+
+
+def test_a_part_of_a_claim_is_recorded_and_the_rest_goes_back_in_line(sessions):
+    with transaction(sessions) as session:
+        job_id = builders.submit(session, 4)
+        [claim] = fill(session, 99)
+        assert leases.finish_part(session, claim, builders.outcomes_of(claim)[:3])
+        leases.release(session, claim, delay_s=0.0, forgive=True)
+        view = jobs.job(session, job_id)
+        assert (view.state, view.num_succeeded, view.num_open_shards) == ("running", 3, 1)
+        [rest] = fill(session, 99)
+        assert (rest.shard_id, rest.items, rest.attempts) == (claim.shard_id, claim.items[3:], 1)
+        assert not leases.finish_part(session, claim, builders.outcomes_of(claim)[3:]), "the first lease is over"
+        assert leases.finish(session, rest, builders.outcomes_of(rest)) == "succeeded"
+        assert len(outcomes.page(session, job_id, limit=9)) == 4

@@ -62,6 +62,21 @@ def test_small_shards_of_several_jobs_share_one_batch_and_keep_their_own_top_k(
         assert builders.state_of(sessions, job_id) == "succeeded"
 
 
+def test_a_sitting_whose_time_is_up_keeps_what_it_has_and_gives_the_rest_back(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    job_id = builders.submit(builders.desk(sessions, photos, shard_size=32), builders.write_images(photos, 20))
+    at = builders.station(sessions, photos, pool, sitting_s=1e-9)
+    tallies = [builders.sit(at, job_id)]
+    [shard] = builders.shards(sessions, job_id)
+    assert (shard.state, shard.num_items, shard.attempts) == ("waiting", 12, 0)
+    assert [(bell.shard_id, bell.num_items) for bell in tallies[0].left] == [(shard.id, 12)]
+    tallies += [builders.sit(at, job_id) for _ in range(2)]
+    assert [tally.num_batches for tally in tallies] == [1, 1, 1]
+    assert builders.state_of(sessions, job_id) == "succeeded"
+    assert [row.position for row in builders.outcomes(sessions, job_id)] == list(range(20))
+
+
 def test_another_versions_shards_are_never_in_the_sitting(
     sessions: Sessions, photos: Path, pool: Executor, job: Callable, saved: tuple[checkpoints.Saved, ...]
 ) -> None:

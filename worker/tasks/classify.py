@@ -2,9 +2,9 @@
 
 import logging
 
-from celery import shared_task, signals
+from celery import current_app, shared_task, signals
 
-from worker import logs, messages, runtime
+from worker import bell, logs, messages, runtime
 from worker.settings import read_settings
 
 logs.take_over()
@@ -37,7 +37,10 @@ def close_serving(**_: object) -> None:
 def classify(shard: int) -> None:
     """Classify the shard, and others that wait for the same version."""
     try:
-        log.info("shard %s: %s", shard, _serving[0].sit(shard))
+        tally = _serving[0].sit(shard)
     except MemoryError:
         # Celery 5.7 ends the whole worker on a task's MemoryError, and the message comes back to kill the next.
         raise HostMemoryExhausted(f"shard {shard}") from None
+    log.info("shard %s: %s", shard, tally)
+    for left in tally.left:
+        bell.ring(current_app._get_current_object(), left)
