@@ -57,6 +57,7 @@ def main() -> int:
         "rows": rows,
         "memory_mb": {name: [before[name], after.get(name)] for name in before},
     }
+    report["client_import_s"] = bare.client_import_s(asked.rounds)
     _print(report)
     if asked.json:
         Path(asked.json).write_text(json.dumps(report, indent=2))
@@ -120,6 +121,7 @@ def _print(report: dict[str, object]) -> None:
             for row in report["rows"]
         ),
     )  # fmt: skip
+    console.print(f"\nImporting the client: {min(report['client_import_s']):.2f} s at best")
     output.table(
         "\nMemory, MB resident",
         ("process", "before", "after"),

@@ -1,5 +1,7 @@
 """Takes references. Gives images/s of the same network, decoder and batches in one process: no queue, no SQL."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,13 @@ def images_per_s(settings: Settings, model: str, named: Sequence[str]) -> float:
             labels += [prediction.label for prediction in classifier.predict(stacked, top_k=5)]
     assert len(labels) == len(named)
     return len(named) / (time.perf_counter() - started_s)
+
+
+def client_import_s(rounds: int) -> list[float]:
+    """Time `import worker.client` in fresh interpreters, in seconds; the first may have to write bytecode."""
+    code = "import time; t = time.perf_counter(); import worker.client; print(time.perf_counter() - t)"
+    ran = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True) for _ in range(rounds + 1)]
+    return [float(one.stdout) for one in ran[1:]]
 
 
 def _open(settings: Settings, model: str) -> Classifier:

@@ -125,7 +125,9 @@ def retry(session: Session, job_id: uuid.UUID, *, shard_size: int) -> int:
     revived = session.scalars(
         dropped.values(attempts=0, not_before_s=None, finished_at_s=None, **UNCLAIMED).returning(Shard.num_items)
     ).all()
-    if failed or found.state in ("cancelled", "expired"):
+    # A job that was ended early while its last shard was being recorded has nothing left that could end it again.
+    is_left = found.num_open_shards + len(revived) > 0
+    if failed or (found.state in ("cancelled", "expired") and is_left):
         _reopen(session, job_id, num_failed=len(failed), num_shards=num_shards + len(revived))
     return len(failed) + sum(revived)
 

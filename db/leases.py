@@ -82,15 +82,17 @@ def claim_waiting(
     max_items: int,
     owner: str,
     lease_s: float,
+    untried: bool = False,
 ) -> list[Claim]:
     """Claim waiting shards of one version, interactive first, then oldest first, up to `max_items` items.
 
     With `follows_latest`, also those of jobs that follow the serving pointer. The first shard is claimed
-    whatever its size. Shards somebody else is claiming just now are passed over.
+    whatever its size. Shards somebody else is claiming just now are passed over, and with `untried` those that
+    have cost an attempt already: one of them may cost all that are claimed with it theirs.
     """
     chosen: list[int] = []
     num_items = 0
-    for shard_id, size in _lock_waiting(session, model, version_id, follows_latest, limit=max_items):
+    for shard_id, size in _lock_waiting(session, model, version_id, follows_latest, untried, limit=max_items):
         if chosen and num_items + size > max_items:
             break
         chosen.append(shard_id)
@@ -229,7 +231,7 @@ def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, in
 
 
 def _lock_waiting(
-    session: Session, model: str, version_id: int, follows_latest: bool, *, limit: int
+    session: Session, model: str, version_id: int, follows_latest: bool, untried: bool, *, limit: int
 ) -> Iterator[tuple[int, int]]:
     """Give (id, number of items) of due shards, locked; each query is one ordered walk of an index."""
     versions = [Shard.version_id == version_id, Shard.version_id.is_(None)]
@@ -238,7 +240,7 @@ def _lock_waiting(
             waiting = (
                 select(Shard.id, Shard.num_items)
                 .where(Shard.model == model, version, Shard.priority == priority, is_waiting())
-                .where(is_due(), job_works())
+                .where(is_due(), job_works(), *([Shard.attempts == 0] if untried else []))
                 .order_by(Shard.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True, of=Shard)

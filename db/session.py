@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -77,10 +77,18 @@ def clock(session: Session) -> float:
 
 
 def connect(url: str) -> sessionmaker[Session]:
-    """Make a session factory for `sqlite:///file` or `postgresql+psycopg://...`; dials on first use."""
+    """Make a session factory for `sqlite:///file` or `postgresql+psycopg://...`; dials on first use.
+
+    Raises LedgerUnreachable for a URL that cannot be read.
+    """
     options = _SQLITE if url.startswith("sqlite") else _POSTGRESQL
     compact = partial(json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    engine = create_engine(url, json_serializer=compact, **options)
+    try:
+        engine = create_engine(url, json_serializer=compact, **options)
+    except (ArgumentError, ValueError):  # without the URL, which holds a password
+        raise errors.LedgerUnreachable(
+            "The ledger's URL cannot be read: give sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME."
+        ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

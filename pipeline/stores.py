@@ -59,8 +59,15 @@ def local_folder(address: str, names: tuple[str, ...]) -> Iterator[Path]:
         for name in names:
             data = read_file(address, name)
             if data is not None:
-                (Path(temporary) / name).write_bytes(data)
+                _write_copy(Path(temporary) / name, data, address)
         yield Path(temporary)
+
+
+def _write_copy(file: Path, data: bytes, address: str) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise StoreUnreachable(f"{address} could not be copied to {file.parent}: {error.strerror}.") from error
 
 
 def _open_store(address: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -135,7 +135,7 @@ class Client:
         """Submit a job of any size and return once the ledger has it all.
 
         The same `idempotency_key` with the same items gives the same job, however often. `version` None pins
-        the serving version, `latest` follows promotions, `model:3` is exact. `deadline_s` counts from acceptance.
+        the serving version, `latest` follows promotions, `model:3` is exact. `deadline_s` counts from the first part.
         Raises `ManifestInvalid`, `Refused`, `NotAcknowledged` or `BrokerUnreachable`.
         """
         num_items = manifests.check(source)

@@ -203,7 +203,8 @@ def _stored(desk: Desk, item: messages.Item, image: bytes) -> messages.Item:
     digest = hashlib.sha256(image).hexdigest()
     reference = f"{desk.inline_store}/{digest[:2]}/{digest}"
     files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
-    if not files.exists(name):
+    # By its size, too: a crash or a full disk may have left a part of it.
+    if not files.exists(name) or files.size(name) != len(image):
         files.pipe_file(name, image)
     return messages.Item(reference=reference, key=item.key)
 

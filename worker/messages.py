@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 #: Redis key prefix of the serving family. A producer without this code names the queue `imagemill:intake`.
 KEY_PREFIX = "imagemill:"
@@ -77,9 +77,21 @@ def check_broker_url(url: str) -> str:
     """
     if not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
         raise MessageInvalid("A broker is a redis://, rediss://, redis+socket:// or sentinel:// URL.")
+    if not url.startswith("sentinel://"):  # those are several, separated by semicolons
+        _check_port(url)
     if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
         return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
     return url
+
+
+def _check_port(url: str) -> None:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:  # a password with a slash in it, say
+        raise MessageInvalid(
+            "The broker's URL cannot be read: give redis://:PASSWORD@HOST:PORT/0, with the password's special "
+            "characters as %XX."
+        ) from None
 
 
 def transport_options() -> dict[str, Any]:
@@ -147,7 +159,7 @@ class Submission:
     idempotency_key: str | None = None
     #: How many of the best labels to record per item.
     top_k: int = 5
-    #: Seconds from acceptance after which unfinished items are dropped.
+    #: Seconds after which unfinished items are dropped, counted from when the first part is recorded.
     deadline_s: float | None = None
     #: Items in the whole job.
     num_items: int = 0

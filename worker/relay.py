@@ -53,14 +53,17 @@ def sweep(
     `num_ringing` counts the messages per queue: only an empty queue can have lost one, and re-sending by age alone
     was measured to flood it (reliability: 13,113 re-sends for 4,000 jobs, against 2).
     """
+    # Apart, for one locks jobs before shards and the other shards before jobs.
     with session.transaction(sessions) as transaction:
         num_expired = sweeps.expire(transaction)
+    with session.transaction(sessions) as transaction:
         reaped = sweeps.reap(transaction, max_attempts=max_attempts)
     with session.reading(sessions) as reading:
         never = bells.unrung(reading, older_than_s=None, limit=MAX_BELLS)
         again = bells.unrung(reading, older_than_s=RING_AGAIN_S, limit=MAX_BELLS)
     counts = num_ringing({_queue(bell) for bell in again})
-    due = never + [bell for bell in again if counts[_queue(bell)] == 0 and bell not in never]
+    # In this order and each once: `again` holds what never rang, too.
+    due = list(dict.fromkeys([*never, *(bell for bell in again if counts[_queue(bell)] == 0)]))
     for bell in due:
         ring(bell)
     with session.transaction(sessions) as transaction:

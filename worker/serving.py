@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, leases, outcomes, registry, session
@@ -127,8 +127,9 @@ def extend_leases(station: Station) -> None:
         return
     with session.transaction(station.sessions) as transaction:
         kept = leases.extend(transaction, held, lease_s=station.lease_s)
-    for shard_id, _ in held:
-        if shard_id not in kept:
+    for shard_id, fence in held:
+        # By its fence: a shard given back meanwhile may be held anew.
+        if shard_id not in kept and station.held.get(shard_id) == fence:
             station.held.pop(shard_id, None)
 
 
@@ -168,16 +169,25 @@ class _Sitting:
 
     def give_back(self, *, forgive: bool) -> None:
         """Return what was claimed and is not done, so that it need not wait for its lease to run out."""
-        for sheet in list(self.sheets.values()):
-            try:
-                with session.transaction(self.station.sessions) as transaction:
-                    still_ours = leases.finish_part(transaction, sheet.claim, sheet.done)
-                    leases.release(transaction, sheet.claim, delay_s=0.0, forgive=forgive)
-                if still_ours and not sheet.is_whole:
-                    self.tally.left.append(_bell(sheet))
-            except (db_errors.LedgerError, OperationalError) as away:
-                log.warning("shard %s could not be given back, its lease will run out: %s", sheet.claim.shard_id, away)
+        sheets = list(self.sheets.values())
+        # Before anything can fail: the heartbeat would extend for ever what stays held.
+        for sheet in sheets:
             self._close(sheet)
+        try:
+            for sheet in sheets:
+                self._return(sheet, forgive=forgive)
+        except (db_errors.LedgerError, SQLAlchemyError) as away:
+            # The others are not tried: each might wait for a connection as long as this one did.
+            log.warning("not all shards were given back, their leases will run out: %s", str(away).splitlines()[0])
+
+    def _return(self, sheet: _Sheet, *, forgive: bool) -> None:
+        with session.transaction(self.station.sessions) as transaction:
+            still_ours = leases.finish_part(transaction, sheet.claim, sheet.done)
+            leases.release(transaction, sheet.claim, delay_s=0.0, forgive=forgive)
+        if still_ours and sheet.done:
+            self._count(sheet)
+        if still_ours and not sheet.is_whole:
+            self.tally.left.append(_bell(sheet))
 
     def _version(self, claim: leases.Claim) -> registry.Version:
         with session.reading(self.station.sessions) as reading:
@@ -195,7 +205,9 @@ class _Sitting:
                 yield from (
                     ((sheet, item), item.reference) for item in claim.items if claim.shard_id in self.station.held
                 )
-            claims = self._more(first, version) if time.monotonic() < self.give_up_s else []
+            # A shard that cost an attempt before is served alone: should it cost another, no neighbour pays for it.
+            goes_on = first.attempts == 1 and time.monotonic() < self.give_up_s
+            claims = self._more(first, version) if goes_on else []
 
     def _more(self, first: leases.Claim, version: registry.Version) -> list[leases.Claim]:
         started_s = time.monotonic()
@@ -209,6 +221,7 @@ class _Sitting:
                 max_items=self.station.claim_items,
                 owner=self.station.owner,
                 lease_s=self.station.lease_s,
+                untried=True,
             )
         # All at once, long before the last is begun: from now on each lease is to be extended, or given back.
         for claim in claims:
@@ -235,11 +248,14 @@ class _Sitting:
         lost = _persistently(partial(self._write, sheets))
         for sheet in sheets:
             if sheet.claim.shard_id not in lost:
-                self.tally.num_shards += 1
-                self.tally.num_items += len(sheet.done)
-                self.tally.num_failed += sum(outcome.error is not None for outcome in sheet.done)
+                self._count(sheet)
             self._close(sheet)
         self.tally.record_s += time.monotonic() - started_s
+
+    def _count(self, sheet: _Sheet) -> None:
+        self.tally.num_shards += 1
+        self.tally.num_items += len(sheet.done)
+        self.tally.num_failed += sum(outcome.error is not None for outcome in sheet.done)
 
     def _write(self, sheets: Sequence[_Sheet]) -> frozenset[int]:
         """Record each shard's outcomes together with its end. Gives those whose lease was lost: somebody else's now."""

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -114,7 +115,8 @@ class Stack:
                     part.name,
                     GRACE_S,
                 )
-                part.process.kill()
+                # All of its session, which is its own: a worker's child would live on.
+                os.killpg(part.process.pid, signal.SIGKILL)
                 part.process.wait()
         self.parts.clear()
 

@@ -11,7 +11,7 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import registry, workers
-from pipeline import devices, images, references
+from pipeline import devices, errors, images, references
 from pipeline.serving.classifier import Classifier
 from worker import heartbeat, serving
 from worker.settings import Settings
@@ -70,10 +70,16 @@ def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm) ->
 
 
 def _load(settings: Settings, device: torch.device, version: registry.Version) -> Classifier:
-    return Classifier.open(
-        version.reference,
-        sha256=version.sha256,
-        device=device,
-        precision=settings.precision,
-        batch_size=settings.batch_size,
-    )
+    try:
+        return Classifier.open(
+            version.reference,
+            sha256=version.sha256,
+            device=device,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+        )
+    except torch.OutOfMemoryError as full:
+        raise errors.DeviceUnavailable(
+            f"{device} has not enough memory for {version.name} beside what is warm; "
+            "lower IMAGEMILL_BATCH_SIZE or IMAGEMILL_WARM_VERSIONS, or free the device."
+        ) from full

@@ -43,7 +43,7 @@ class Swap:
     @property
     def trouble(self) -> str | None:
         """What serves by the ledger and cannot be loaded here, if anything."""
-        return next((trouble.why for trouble in self._broken.values()), None)
+        return next((trouble.why for trouble in list(self._broken.values())), None)
 
     def load_serving(self) -> None:
         """Load what serves now and wait for it. A version that will not load is reported, not raised."""
@@ -52,7 +52,8 @@ class Swap:
     def follow(self) -> None:
         """Look at the pointers; load in a thread what is new, for a load may take longer than a lease lasts."""
         serving, needed = self._serving()
-        self._broken = {known: why for known, why in self._broken.items() if known in needed}
+        # A list first, made at once: the loader may add to it meanwhile.
+        self._broken = {known: why for known, why in list(self._broken.items()) if known in needed}
         missing = [version for version in serving if not self._warm.has(version.id)]
         if not missing:
             # Only now: until what is new has loaded, what it replaces is all there is, and may be promoted back.

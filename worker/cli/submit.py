@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from worker import export, manifests, messages
 from worker.cli import output
-from worker.client import Client
+from worker.client import Client, ClientError
 from worker.messages import Item, JobStatus
 from worker.settings import Settings
 
@@ -69,8 +69,12 @@ def _inline(source: manifests.Source) -> manifests.Source:
 
 
 def _wait(client: Client, job_id: str, asked: Namespace) -> JobStatus:
-    with _progress(asked) as show:
-        return client.wait(job_id, timeout_s=asked.timeout, on_progress=show)
+    try:
+        with _progress(asked) as show:
+            return client.wait(job_id, timeout_s=asked.timeout, on_progress=show)
+    except (ClientError, KeyboardInterrupt):
+        print(f"Job {job_id} goes on without us: imagemill jobs show {job_id}", file=sys.stderr)
+        raise
 
 
 @contextmanager

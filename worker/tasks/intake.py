@@ -19,8 +19,11 @@ _beating: list[heartbeat.Heartbeat] = []
 @signals.worker_process_init.connect
 def open_desk(**_: object) -> None:
     """Connect this child to the ledger before it takes work."""
-    _desk.append(runtime.open_desk(current_app._get_current_object(), read_settings()))
-    _beating.append(runtime.start_heartbeat("intake", _desk[0].sessions))
+    app = current_app._get_current_object()
+    desk = runtime.open_or_end("intake", lambda: runtime.open_desk(app, read_settings()))
+    if desk is not None:
+        _desk.append(desk)
+        _beating.append(runtime.start_heartbeat("intake", desk.sessions))
 
 
 @signals.worker_process_shutdown.connect

@@ -21,8 +21,10 @@ _beating: list[heartbeat.Heartbeat] = []
 @signals.worker_process_init.connect
 def open_ledger(**_: object) -> None:
     """Connect this child to the ledger before it takes work."""
-    _sessions.append(runtime.open_ledger(read_settings()))
-    _beating.append(runtime.start_heartbeat("upkeep", _sessions[0]))
+    sessions = runtime.open_or_end("upkeep", lambda: runtime.open_ledger(read_settings()))
+    if sessions is not None:
+        _sessions.append(sessions)
+        _beating.append(runtime.start_heartbeat("upkeep", sessions))
 
 
 @signals.worker_process_shutdown.connect
