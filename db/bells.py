@@ -1,7 +1,7 @@
 """Bells: the messages the ledger still owes its waiting shards.
 
 Takes nothing but rows. Gives the shards nobody was told of, and notes when they were.
-Knows nothing of the broker: a bell is sent after the commit that put it here, and marked after it was sent.
+Knows nothing of the broker: a bell is sent after the commit that put it here.
 """
 
 import uuid
@@ -37,9 +37,14 @@ def unrung(session: Session, *, older_than_s: float | None, limit: int) -> list[
     return _read(session, _waiting().where(untold).limit(limit))
 
 
-def bells_of(session: Session, job_id: uuid.UUID) -> list[Bell]:
-    """List a job's due shards nobody was told of, oldest first."""
-    return _read(session, _waiting().where(Shard.job_id == job_id, Shard.rung_at_s.is_(None)))
+def take(session: Session, job_id: uuid.UUID) -> list[Bell]:
+    """List a job's due shards nobody was told of, oldest first, and note that they are rung for.
+
+    For whoever rings right after this transaction; a bell that is lost in between is rung again by the sweep.
+    """
+    untold = _read(session, _waiting().where(Shard.job_id == job_id, Shard.rung_at_s.is_(None)))
+    session.execute(update(Shard).where(Shard.id.in_([bell.shard_id for bell in untold])).values(rung_at_s=now_s()))
+    return untold
 
 
 def mark_rung(session: Session, shard_ids: Iterable[int]) -> None:

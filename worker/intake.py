@@ -64,8 +64,9 @@ def submit(desk: Desk, wire: object) -> Reply:
     submission = replace(submission, items=_store_inline(desk, submission))
     with session.transaction(desk.sessions) as transaction:
         receipt = _receive(transaction, submission, desk.shard_size)
-    if receipt.newly_accepted:
-        ring_for(desk, receipt.job_id)
+        waiting = bells.take(transaction, receipt.job_id) if receipt.newly_accepted else []
+    for bell in waiting:
+        desk.ring(bell)
     return messages.Receipt(
         job_id=str(receipt.job_id),
         state=receipt.state,
@@ -99,16 +100,6 @@ def cancel(desk: Desk, job_id: object) -> Reply:
         if not job_status(transaction, job).is_final:
             jobs.cancel(transaction, job)
         return job_status(transaction, job)
-
-
-def ring_for(desk: Desk, job_id: uuid.UUID) -> None:
-    """Ring once for each waiting shard of a job, then note that it was rung for: twice is harmless, never is not."""
-    with session.reading(desk.sessions) as reading:
-        waiting = bells.bells_of(reading, job_id)
-    for bell in waiting:
-        desk.ring(bell)
-    with session.transaction(desk.sessions) as transaction:
-        bells.mark_rung(transaction, [bell.shard_id for bell in waiting])
 
 
 def job_status(reading: Session, job_id: uuid.UUID) -> messages.JobStatus:

@@ -16,16 +16,17 @@ def test_a_bell_carries_what_names_its_queue(sessions):
         first, second = bells.unrung(session, older_than_s=None, limit=100)
         assert (first.job_id, first.model, first.version_id) == (job_id, builders.MODEL, None)
         assert (first.priority, first.num_items, second.num_items) == ("interactive", 4, 2)
-        assert bells.bells_of(session, job_id) == [first, second]
+        assert bells.take(session, job_id) == [first, second]
 
 
-def test_a_bell_is_owed_until_it_is_rung(sessions):
+def test_a_bell_is_owed_until_it_is_rung_or_taken_to_be(sessions):
     with transaction(sessions) as session:
         job_id = builders.submit(session, 8)
         first, second = owed(session)
         bells.mark_rung(session, [first])
         assert owed(session) == [second]
-        assert [bell.shard_id for bell in bells.bells_of(session, job_id)] == [second]
+        assert [bell.shard_id for bell in bells.take(session, job_id)] == [second]
+        assert owed(session) == []
 
 
 @pytest.mark.parametrize(("older_than_s", "expected"), [(None, 0), (60, 0), (-1, 1)], ids=["never", "young", "old"])

@@ -240,7 +240,9 @@ class RedisWentAway(Exception):
     """What a broken bell raises here."""
 
 
-def test_a_job_whose_bell_broke_is_accepted_and_rung_for_by_the_sweep(sessions: Sessions, tmp_path: Path) -> None:
+def test_a_job_whose_bell_broke_is_accepted_and_rung_for_by_the_sweep(
+    sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_: bells.Bell) -> None:
         raise RedisWentAway
 
@@ -251,7 +253,9 @@ def test_a_job_whose_bell_broke_is_accepted_and_rung_for_by_the_sweep(sessions: 
     desk = builders.desk(sessions, tmp_path, ring=rung.append)
     assert intake.submit(desk, sent).state == "accepted", "the client asks again, and is told"
     assert rung == []
-    swept = relay.sweep(sessions, rung.append, lambda queues: dict.fromkeys(queues, 0), max_attempts=3)
+    with monkeypatch.context() as later:
+        later.setattr(relay, "RING_AGAIN_S", -1.0)
+        swept = relay.sweep(sessions, rung.append, lambda queues: dict.fromkeys(queues, 0), max_attempts=3)
     assert swept.num_rung == len(rung) == 3
     assert not relay.sweep(sessions, rung.append, lambda queues: dict.fromkeys(queues, 0), max_attempts=3).num_rung
 
