@@ -42,9 +42,11 @@ def take(session: Session, job_id: uuid.UUID) -> list[Bell]:
 
     For whoever rings right after this transaction; a bell that is lost in between is rung again by the sweep.
     """
-    untold = _read(session, _waiting().where(Shard.job_id == job_id, Shard.rung_at_s.is_(None)))
-    session.execute(update(Shard).where(Shard.id.in_([bell.shard_id for bell in untold])).values(rung_at_s=now_s()))
-    return untold
+    untold = (Shard.job_id == job_id, Shard.rung_at_s.is_(None))
+    taken = _read(session, _waiting().where(*untold))
+    # By condition, not by their ids: a large job has more shards than a statement may have parameters.
+    session.execute(update(Shard).where(*untold, is_waiting(), is_due(), job_works()).values(rung_at_s=now_s()))
+    return taken
 
 
 def mark_rung(session: Session, shard_ids: Iterable[int]) -> None:

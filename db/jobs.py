@@ -19,6 +19,9 @@ from db.models import OPEN, Job, JobState, Outcome, Priority, Shard, Version, co
 from db.session import now_s
 from db.shards import UNCLAIMED, Item, is_waiting, job_works
 
+#: ids in one statement: PostgreSQL takes 65,535 parameters, and a job may have more shards
+MAX_IDS = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
@@ -139,8 +142,11 @@ def end_early(session: Session, job_ids: Sequence[uuid.UUID], *, state: JobState
     """
     left = select(Shard.id).where(Shard.job_id.in_(job_ids), Shard.state.in_(("waiting", "claimed")))
     locked = session.scalars(left.with_for_update(skip_locked=True)).all()
-    drop = update(Shard).where(Shard.id.in_(locked)).values(state="dropped", lease_until_s=None, finished_at_s=now_s())
-    dropped = Counter(session.scalars(drop.returning(Shard.job_id)))
+    dropped: Counter[uuid.UUID] = Counter()
+    for start in range(0, len(locked), MAX_IDS):
+        drop = update(Shard).where(Shard.id.in_(locked[start : start + MAX_IDS]))
+        ended_now = {"state": "dropped", "lease_until_s": None, "finished_at_s": now_s()}
+        dropped.update(session.scalars(drop.values(**ended_now).returning(Shard.job_id)))
     for job_id in job_ids:
         ended = update(Job).where(Job.id == job_id)
         num_open_shards = Job.num_open_shards - dropped[job_id]

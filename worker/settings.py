@@ -104,7 +104,7 @@ class Settings:
     batch_size: int = _setting(_positive, 32, "images in one forward pass")
     decode_threads: int = _setting(_positive, min(8, os.cpu_count() or 1), "threads that fetch and decode ahead")
     torch_threads: int = _setting(_positive, os.cpu_count() or 1, "threads of one forward pass on the CPU")
-    shard_size: int = _setting(_positive, 256, "items in one shard, the unit of lease and record")
+    shard_size: int = _setting(_positive, 64, "items in one shard, the unit of lease and record")
     sitting_s: float = _setting(_seconds, 20.0, "seconds one task goes on taking waiting shards")
     lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")
     max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")

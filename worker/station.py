@@ -62,7 +62,7 @@ def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm) ->
         roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
         limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         batch_size=settings.batch_size,
-        claim_items=settings.shard_size,
+        claim_items=4 * settings.batch_size,
         sitting_s=settings.sitting_s,
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,

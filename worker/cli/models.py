@@ -187,7 +187,7 @@ def _example(model: str) -> str:
 def _print_card(version: registry.Version, card: "Card") -> None:
     console = output.console()
     preprocess = card.preprocess
-    some = ", ".join(card.classes[:4]) + (", ..." if len(card.classes) > 4 else "")
+    some = "; ".join(card.classes[:4]) + ("; ..." if len(card.classes) > 4 else "")
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
     console.print(f"[bold]{version.name}[/bold] {card.arch} {dict(card.arch_options) or ''}")
     for name, value in (
