@@ -37,15 +37,13 @@ def unrung(session: Session, *, older_than_s: float | None, limit: int) -> list[
     return _read(session, _waiting().where(untold).limit(limit))
 
 
-def take(session: Session, job_id: uuid.UUID) -> list[Bell]:
-    """List a job's due shards nobody was told of, oldest first, and note that they are rung for.
+def take(session: Session, job_id: uuid.UUID, *, limit: int) -> list[Bell]:
+    """List up to `limit` of a job's due shards nobody was told of, and note that they are rung for.
 
     For whoever rings right after this transaction; a bell that is lost in between is rung again by the sweep.
     """
-    untold = (Shard.job_id == job_id, Shard.rung_at_s.is_(None))
-    taken = _read(session, _waiting().where(*untold))
-    # By condition, not by their ids: a large job has more shards than a statement may have parameters.
-    session.execute(update(Shard).where(*untold, is_waiting(), is_due(), job_works()).values(rung_at_s=now_s()))
+    taken = _read(session, _waiting().where(Shard.job_id == job_id, Shard.rung_at_s.is_(None)).limit(limit))
+    session.execute(update(Shard).where(Shard.id.in_([bell.shard_id for bell in taken])).values(rung_at_s=now_s()))
     return taken
 
 

@@ -6,7 +6,7 @@ Knows nothing of when to run: any number of sweepers may, at any time.
 
 from dataclasses import dataclass
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import jobs, leases, outcomes, shards
@@ -14,7 +14,7 @@ from db.leases import Tally
 from db.models import Job, Shard
 from db.outcomes import ItemFailure, Outcome
 from db.session import now_s
-from db.shards import UNCLAIMED, is_claimed, is_waiting, items_of, job_works
+from db.shards import UNCLAIMED, is_claimed, items_of
 
 #: shards looked at in one sweep: a transaction must not grow with a backlog
 MAX_SHARDS = 500
@@ -36,20 +36,9 @@ class Reaped:
 
 
 def reap(session: Session, *, max_attempts: int) -> Reaped:
-    """Give back shards whose lease ran out; after `max_attempts`, halve one, or fail it if it is one item.
-
-    Shards that workers gave back after an error, as often, are treated alike: an item that fails every batch
-    it is in must not come round for ever.
-    """
-    expired = and_(is_claimed(), Shard.lease_until_s <= now_s())
-    given_up = and_(is_waiting(), Shard.attempts >= max_attempts, job_works())
-    found = session.scalars(
-        select(Shard)
-        .where(or_(expired, given_up))
-        .order_by(Shard.id)
-        .limit(MAX_SHARDS)
-        .with_for_update(skip_locked=True, of=Shard)
-    ).all()
+    """Give back shards whose lease ran out; after `max_attempts`, halve one, or fail it if it is one item."""
+    expired = select(Shard).where(is_claimed(), Shard.lease_until_s <= now_s()).order_by(Shard.id)
+    found = session.scalars(expired.limit(MAX_SHARDS).with_for_update(skip_locked=True)).all()
     returned = [shard.id for shard in found if shard.attempts < max_attempts]
     suspects = [shard for shard in found if shard.attempts >= max_attempts]
     crowds = [shard for shard in suspects if shard.num_items > 1]

@@ -170,17 +170,30 @@ class Client:
         timeout_s: float | None = None,
         on_progress: Callable[[JobStatus], None] | None = None,
     ) -> JobStatus:
-        """Wait until the job has ended, or for `timeout_s` seconds, and give its last status."""
+        """Wait until the job has ended, or for `timeout_s` seconds, and give its last status.
+
+        A broker that goes away meanwhile is waited for as long as any answer is, `self.timeout_s`.
+        """
         give_up_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         pause_s, longest_s = POLL_S
         while True:
-            status = self.status(job_id)
+            status = self._status_in_time(job_id)
             if on_progress:
                 on_progress(status)
             if status.is_final or time.monotonic() >= give_up_s:
                 return status
             time.sleep(min(pause_s, max(0.0, give_up_s - time.monotonic())))
             pause_s = min(pause_s * 1.5, longest_s)
+
+    def _status_in_time(self, job_id: str) -> JobStatus:
+        patience_ends_s = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                return self.status(job_id)
+            except BrokerUnreachable:
+                if time.monotonic() >= patience_ends_s:
+                    raise
+                time.sleep(POLL_S[1])
 
     def results(self, job_id: str) -> Iterator[Result]:
         """Give the outcomes recorded so far, in the order of the items, a page at a time."""

@@ -78,3 +78,5 @@ class Heartbeat:
                 self.beat()
             except (errors.LedgerError, SQLAlchemyError) as away:
                 log.warning("no heartbeat: %s", str(away).splitlines()[0])
+            except Exception:
+                log.exception("no heartbeat; trying again in %.0f s", self._every_s)

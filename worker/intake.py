@@ -4,10 +4,12 @@ Knows nothing of Celery: bells go out through the `ring` it is handed, after the
 """
 
 import hashlib
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeGuard
 
 import fsspec
@@ -24,6 +26,8 @@ Asked = ParamSpec("Asked")
 
 #: Seconds without a heartbeat after which a worker is not counted as serving.
 ALIVE_S = 30.0
+#: Shards rung for before a submit is answered; sweeps ring for the rest of a large job.
+MAX_BELLS = 500
 #: Outcomes in one answer at most.
 MAX_PAGE_ITEMS = 1000
 
@@ -64,7 +68,7 @@ def submit(desk: Desk, wire: object) -> Reply:
     submission = replace(submission, items=_store_inline(desk, submission))
     with session.transaction(desk.sessions) as transaction:
         receipt = _receive(transaction, submission, desk.shard_size)
-        waiting = bells.take(transaction, receipt.job_id) if receipt.newly_accepted else []
+        waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
     for bell in waiting:
         desk.ring(bell)
     return messages.Receipt(
@@ -197,7 +201,15 @@ def _stored(desk: Desk, item: messages.Item, image: bytes) -> messages.Item:
     # By its size, too: a crash or a full disk may have left a part of it.
     if not files.exists(name) or files.size(name) != len(image):
         files.pipe_file(name, image)
+        _sync(files, name)
     return messages.Item(reference=reference, key=item.key)
+
+
+def _sync(files: fsspec.AbstractFileSystem, name: str) -> None:
+    """Put a local file on its disk before it is acknowledged; a remote store has done so when it answers."""
+    if "file" in files.protocol:
+        with Path(name).open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def _obstacle(reading: Session, job: jobs.JobView) -> str | None:

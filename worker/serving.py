@@ -183,7 +183,11 @@ class _Sitting:
     def _return(self, sheet: _Sheet, *, forgive: bool) -> None:
         with session.transaction(self.station.sessions) as transaction:
             still_ours = leases.finish_part(transaction, sheet.claim, sheet.done)
-            leases.release(transaction, sheet.claim, delay_s=0.0, forgive=forgive)
+            if forgive or sheet.claim.attempts < self.station.max_attempts:
+                leases.release(transaction, sheet.claim, delay_s=0.0, forgive=forgive)
+            else:
+                # Left to the sweep, which halves it: an item that fails every batch must not come round for ever.
+                leases.extend(transaction, [(sheet.claim.shard_id, sheet.claim.fence)], lease_s=0.0)
         if still_ours and sheet.done:
             self._count(sheet)
         if still_ours and not sheet.is_whole:
@@ -269,9 +273,11 @@ class _Sitting:
         """Give a shard back whose version will not load; after the last attempt, record that as its items' outcome."""
         log.error("%s cannot be loaded: %s", version.name, broken)
         sheet = self.sheets[claim.shard_id]
-        if claim.attempts < self.station.max_attempts:
+        # A store or a device that is away says nothing against the checkpoint: that is waited out.
+        passing = isinstance(broken, pipeline_errors.StoreUnreachable | pipeline_errors.DeviceUnavailable)
+        if passing or claim.attempts < self.station.max_attempts:
             with session.transaction(self.station.sessions) as transaction:
-                leases.release(transaction, claim, delay_s=LOAD_RETRY_S * claim.attempts, forgive=False)
+                leases.release(transaction, claim, delay_s=LOAD_RETRY_S * claim.attempts, forgive=passing)
             self._close(sheet)
             return
         sheet.done = [_failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items]

@@ -18,6 +18,10 @@ from worker import messages
 PREFIX = "IMAGEMILL_"
 #: `IMAGEMILL_TEST_...` belongs to the test suite.
 FOREIGN = ("IMAGEMILL_TEST_",)
+#: Cores this process may use, which may be fewer than the machine has.
+NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+#: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
+LONGEST_SITTING_S = 120.0
 #: Settings whose value is never shown.
 SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth"})
 #: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
@@ -72,6 +76,13 @@ def _database(text: str) -> str:
     return text
 
 
+def _sitting(text: str) -> float:
+    value = _seconds(text)
+    if value > LONGEST_SITTING_S:
+        raise ValueError(f"give at most {LONGEST_SITTING_S:.0f} seconds")
+    return value
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -102,10 +113,10 @@ class Settings:
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
     precision: str = _setting(_one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal")
     batch_size: int = _setting(_positive, 32, "images in one forward pass")
-    decode_threads: int = _setting(_positive, min(8, os.cpu_count() or 1), "threads that fetch and decode ahead")
-    torch_threads: int = _setting(_positive, os.cpu_count() or 1, "threads of one forward pass on the CPU")
+    decode_threads: int = _setting(_positive, min(8, NUM_CORES), "threads that fetch and decode ahead")
+    torch_threads: int = _setting(_positive, NUM_CORES, "threads of one forward pass on the CPU")
     shard_size: int = _setting(_positive, 64, "items in one shard, the unit of lease and record")
-    sitting_s: float = _setting(_seconds, 20.0, "seconds one task goes on taking waiting shards")
+    sitting_s: float = _setting(_sitting, 20.0, "seconds after which a task gives back what it has not done")
     lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")
     max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")
     warm_versions: int = _setting(_positive, 2, "versions a worker keeps loaded at most")

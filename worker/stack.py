@@ -3,6 +3,7 @@
 Knows nothing of what the processes do; it starts them, watches them and stops them by their own handles.
 """
 
+import ctypes
 import importlib.util
 import logging
 import os
@@ -29,6 +30,9 @@ REDIS_START_S = 10.0
 GRACE_S = 60.0
 #: Seconds without trouble after which a process that fell over may fall again.
 STEADY_S = 10.0
+
+#: From Linux's <sys/prctl.h>.
+PR_SET_PDEATHSIG = 1
 
 #: What the stack runs, in the order it starts; it stops in the opposite order.
 ROLES = ("intake", "classify", "upkeep", "beat")
@@ -67,10 +71,9 @@ class Stack:
         return self.settings.home / "logs"
 
     def start_redis(self) -> None:
-        """Start the embedded Redis on a private socket, unless one answers there already. Raises `StackError`."""
+        """Start the embedded Redis on a private socket. Raises `StackError`."""
+        refuse_if_running(self.settings.home)
         socket = embedded_socket(self.settings.home)
-        if _answers(socket):
-            raise StackError(f"A Redis already answers at {socket}: the stack of {self.settings.home} is running.")
         folder = self.settings.home / "redis"
         folder.mkdir(parents=True, exist_ok=True)
         command = [
@@ -132,10 +135,27 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 env=environ,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, from a process without locks to inherit
             )
         part = Part(name=name, command=command, process=process, started_s=time.monotonic())
         self.parts.append(part)
         return part
+
+
+def refuse_if_running(home: Path) -> None:
+    """Raise `StackError` if a stack already runs in this home folder."""
+    socket = embedded_socket(home)
+    if _answers(socket):
+        raise StackError(
+            f"A stack already runs in {home}: a Redis answers at {socket}. "
+            "Stop it first, or set IMAGEMILL_HOME to another folder."
+        )
+
+
+def _end_with_parent() -> None:
+    """Ask Linux, in the child, for a SIGTERM when its parent dies by whatever means: nothing is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def redis_server() -> str:

@@ -42,16 +42,6 @@ def test_an_item_that_kills_every_worker_fails_alone_and_its_neighbours_succeed(
     assert [(row.position, row.error.stage, row.error.kind) for row in errors] == [(deadly, "forward", "killed_worker")]
 
 
-def test_a_shard_that_workers_gave_back_after_errors_is_halved_too(sessions):
-    with transaction(sessions) as session:
-        builders.submit(session, 4)
-        for _ in range(2):
-            [claim] = fill(session, 99)
-            leases.release(session, claim, delay_s=0.0, forgive=False)
-        assert sweeps.reap(session, max_attempts=3) == sweeps.Reaped(num_returned=0, num_split=0, num_failed=0)
-        assert sweeps.reap(session, max_attempts=2).num_split == 1
-
-
 def test_a_lease_that_has_not_run_out_is_left_alone(sessions):
     with transaction(sessions) as session:
         builders.submit(session, 4)

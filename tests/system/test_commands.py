@@ -59,6 +59,19 @@ def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
     assert _processes_of(home) == []
 
 
+def test_a_stack_whose_parent_is_killed_leaves_nothing_running(home: Path, imagemill: list[str]) -> None:
+    settings = tiny_settings(home)
+    environ = {**os.environ, **settings.as_env()}
+    with (home / "up.txt").open("w") as out:
+        up = subprocess.Popen([*imagemill, "up", "--no-flower"], env=environ, stdout=out, stderr=out)
+    await_until(lambda: len(_processes_of(home)) > 5, "all parts have been started")
+    again = subprocess.run([*imagemill, "up", "--no-flower"], env=environ, capture_output=True, text=True, check=False)
+    assert (again.returncode, "A stack already runs" in again.stderr) == (1, True)
+    up.kill()
+    up.wait(PATIENCE_S)
+    await_until(lambda: _processes_of(home) == [], "every part has ended")
+
+
 def _check_flower(port: int, user: str, password: str) -> None:
     right = f"{user}:{password}"
     assert _status(port, "/workers", f"{user}:wrong") == 401

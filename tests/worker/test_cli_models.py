@@ -24,7 +24,7 @@ def test_a_version_is_made_from_a_file_and_the_first_one_serves(machine: Machine
 def test_a_version_shows_its_card_and_its_modules(machine: Machine) -> None:
     machine.import_model()
     shown = machine.run("models", "show", "cats").out
-    for fact in ("cats:1 pipeline.digits:small_network", "classes    3: cat, dog, hen", "resize 32, crop 32"):
+    for fact in ("cats:1 pipeline.digits:small_network", "classes    3: cat; dog; hen", "resize 32, crop 32"):
         assert fact in shown
     assert re.search(r"Conv2d [\d,]+  trainable  weight \d+×3×3×3", shown)
     told = machine.run("models", "show", "cats:1", "--json").json

@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import errors, jobs, leases, registry, session
+from db import errors, jobs, leases, registry, session, sweeps
 from pipeline import checkpoints
 from tests import builders as images
 from tests.worker import builders
@@ -204,3 +204,30 @@ def lose_connection_once(sessions: Sessions, statement_start: str) -> list[int]:
 
     event.listen(engine, "before_cursor_execute", interrupt)
     return cuts
+
+
+def test_a_shard_that_has_failed_before_sits_alone_so_that_its_neighbours_are_not_blamed(
+    sessions: Sessions, photos: Path, pool: Executor, job: Callable
+) -> None:
+    suspect, *innocent = [job(builders.write_images(photos, 2, first=2 * n)) for n in range(4)]
+    with session.transaction(sessions) as transaction:
+        first = builders.shards(sessions, suspect)[0].id
+        claim = leases.claim(transaction, first, owner="eve", lease_s=60.0)
+        leases.release(transaction, claim, delay_s=0.0, forgive=False)
+    station = builders.station(sessions, photos, pool)
+    assert builders.sit(station, innocent[0]).num_shards == 3, "those without a past share batches"
+    assert builders.state_of(sessions, suspect) == "running"
+    assert builders.sit(station, suspect).num_shards == 1
+
+
+def test_a_shard_that_fails_every_time_is_left_to_the_sweep_at_the_last_attempt(
+    sessions: Sessions, photos: Path, job: Callable
+) -> None:
+    job_id = job(builders.write_images(photos, 2))
+    for attempt in (1, 2):
+        station = builders.station(sessions, photos, builders.Interrupted(cut), max_attempts=2)
+        with pytest.raises(PowerCut):
+            builders.sit(station, job_id)
+        assert builders.shards(sessions, job_id)[0].attempts == attempt
+    with session.transaction(sessions) as transaction:
+        assert sweeps.reap(transaction, max_attempts=2).num_split == 1

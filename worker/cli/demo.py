@@ -19,6 +19,7 @@ from worker.cli import output, stack
 from worker.client import Client
 from worker.messages import Item, JobStatus, Result
 from worker.settings import Settings
+from worker.stack import refuse_if_running
 
 if TYPE_CHECKING:
     from pipeline.digits import Digit
@@ -37,6 +38,7 @@ def demo(asked: Namespace, settings: Settings) -> int:
     for number in stack.ends():
         signal.signal(number, signal.default_int_handler)
     home = settings.home / "demo"
+    refuse_if_running(home)
     shutil.rmtree(home, ignore_errors=True)
     settings = replace(settings.at(home), models=(MODEL,), allowed_roots=(str(home / "images"),))
     console = output.errors() if asked.json else output.console()

@@ -6,6 +6,7 @@ Knows nothing of its insides.
 import re
 import secrets
 import signal
+import socket
 import threading
 import time
 from argparse import Namespace
@@ -38,6 +39,8 @@ def up(asked: Namespace, settings: Settings) -> int:
     settings = settings if settings.allowed_roots else replace(settings, allowed_roots=(str(Path.cwd()),))
     if not settings.flower_basic_auth:
         settings = replace(settings, flower_basic_auth=f"imagemill:{secrets.token_urlsafe(12)}")
+    if not asked.no_flower:
+        _refuse_taken(settings.flower_port)
     console = output.console()
     with running(settings, say=console.print, stop=stop) as stack:
         if not asked.no_flower:
@@ -52,6 +55,18 @@ def up(asked: Namespace, settings: Settings) -> int:
         console.print("Stopping: running shards are finished first ...")
     console.print("Stopped.")
     return 0
+
+
+def _refuse_taken(port: int) -> None:
+    """Raise `StackError` if Flower could not listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise StackError(
+                f"Port {port} is taken, where Flower would listen: set IMAGEMILL_FLOWER_PORT, or give --no-flower."
+            ) from None
 
 
 def ends() -> list[signal.Signals]:

@@ -4,6 +4,7 @@ import logging
 
 from celery import current_app, shared_task, signals
 
+from db.errors import LedgerError
 from worker import bell, logs, messages, runtime
 from worker.settings import read_settings
 
@@ -38,6 +39,10 @@ def classify(shard: int) -> None:
     """Classify the shard, and others that wait for the same version."""
     try:
         tally = _serving[0].sit(shard)
+    except LedgerError as away:
+        # The shard waits, or its lease runs out, and a sweep rings for it again.
+        log.error("shard %s is left for later: %s", shard, away)
+        return
     except MemoryError:
         # Celery 5.7 ends the whole worker on a task's MemoryError, and the message comes back to kill the next.
         raise HostMemoryExhausted(f"shard {shard}") from None
