@@ -22,7 +22,7 @@ $(BIN)/imagemill: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "imagemill needs $(PYTHON); set PYTHON=/path/to/python3.11 or newer."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@echo "Installing the pinned dependencies into $(VENV) (the default torch wheels are 5.4 GB; TORCH_BACKEND=cpu takes small ones) ..."
+	@echo "Installing the pinned dependencies into $(VENV)$(if $(TORCH_BACKEND),, (the default torch wheels are 5.4 GB; TORCH_BACKEND=cpu takes small ones)) ..."
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	  $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) --editable '.[$(EXTRAS)]'
 	@printf '#!/bin/sh\nexec "%s/python" -m worker "$$@"\n' "$(abspath $(BIN))" > $@

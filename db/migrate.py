@@ -36,8 +36,10 @@ def check(sessions: sessionmaker[Session]) -> None:
         current = MigrationContext.configure(session.connection()).get_current_revision()
     if current == head():
         return
+    if current is None:
+        raise errors.SchemaOld("There is no ledger here yet: `imagemill up` makes one, or `imagemill db upgrade`.")
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    raise errors.SchemaOld if current is None or current in known else errors.SchemaNew
+    raise errors.SchemaOld if current in known else errors.SchemaNew
 
 
 def head() -> str:

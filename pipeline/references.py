@@ -188,7 +188,7 @@ def _is_under(name: str, prefixes: Iterable[str]) -> bool:
 
 
 def _outside_roots() -> ItemUnfetchable:
-    return ItemUnfetchable("outside_roots", "The reference points outside the roots this worker may read.")
+    return ItemUnfetchable("outside_roots", "The reference points outside the allowed roots (IMAGEMILL_ALLOWED_ROOTS).")
 
 
 def _too_large(max_bytes: int) -> ItemUnfetchable:

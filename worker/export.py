@@ -29,7 +29,7 @@ def format_of(file: Path, asked: str | None) -> str:
     """Choose a format: as asked, else by the file's ending. Raises `FormatUnknown`."""
     chosen = asked or file.suffix.removeprefix(".").lower()
     if chosen not in FORMATS:
-        raise FormatUnknown(f"{file.name!r} does not end in .jsonl, .csv or .parquet; rename it or give --format.")
+        raise FormatUnknown(f"{file.name!r} does not end in .jsonl, .csv or .parquet; the ending chooses the format.")
     return chosen
 
 

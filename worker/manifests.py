@@ -142,6 +142,8 @@ def _jsonl_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 yield line_number, json.loads(line)
+            except json.JSONDecodeError as wrong:
+                raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong.msg}, column {wrong.colno}.") from None
             except (ValueError, RecursionError) as wrong:
                 raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong}.") from None
 

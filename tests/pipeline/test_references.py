@@ -112,7 +112,7 @@ def test_a_root_that_is_a_link_allows_what_it_points_at(root: Path) -> None:
 
 
 def test_without_roots_nothing_is_read(root: Path) -> None:
-    with pytest.raises(ItemUnfetchable, match="outside the roots"):
+    with pytest.raises(ItemUnfetchable, match="outside the allowed roots"):
         get(f"{root}/a.jpg")
 
 

@@ -37,7 +37,7 @@ LEDGERS = {
         set_to("DATABASE_URL", "postgresql+psycopg://u:hunter2@127.0.0.1:1/mill"),
         "Cannot reach the ledger at 127.0.0.1/mill: connection failed",
     ),
-    "no schema": (no_schema, "The ledger's schema is older than this release: run `imagemill db upgrade`."),
+    "no schema": (no_schema, "There is no ledger here yet: `imagemill up` makes one, or `imagemill db upgrade`."),
     "newer schema": (newer_schema, "The ledger's schema is newer than this release: upgrade this imagemill."),
     "a bad setting": (set_to("BATCH_SIZE", "many"), "IMAGEMILL_BATCH_SIZE='many' makes no sense: give a whole number"),
     "no such setting": (set_to("BATCHSIZE", "8"), "IMAGEMILL_BATCHSIZE is not a setting; did you mean IMAGEMILL_BATCH"),

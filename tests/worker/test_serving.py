@@ -100,7 +100,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         lambda file: file.symlink_to("/etc/passwd"),
         "fetch",
         "outside_roots",
-        "The reference points outside the roots this worker may read.",
+        "The reference points outside the allowed roots (IMAGEMILL_ALLOWED_ROOTS).",
     ),
     "too large": (
         lambda file: file.write_bytes(bytes(1_000_001)),

@@ -131,6 +131,4 @@ def _report(
     console.print(f"\nMeasured accuracy on {len(results)} held-out images: [bold green]{accuracy:.4f}[/bold green]")
     console.print(f"Every outcome is a row of table `outcomes` in {ledger}, job {status.job_id}:", soft_wrap=True)
     console.print(f"  IMAGEMILL_HOME={settings.home} .venv/bin/imagemill jobs results {status.job_id}", soft_wrap=True)
-    console.print(
-        "\nTry next: `imagemill up`, then `imagemill models import --help` and `imagemill submit --wait photos/`."
-    )
+    console.print("\nTry next: `.venv/bin/imagemill up`, and what README.md says of your own images.")

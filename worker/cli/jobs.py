@@ -2,13 +2,18 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from db import jobs, outcomes, session
 from worker import export, intake, messages, runtime
 from worker.cli import output
-from worker.messages import JobStatus
+from worker.messages import JobStatus, Result
 from worker.settings import Settings
+
+#: Outcomes shown on a terminal at most.
+MOST_ROWS = 50
 
 
 def listed(asked: Namespace, settings: Settings) -> int:
@@ -74,7 +79,8 @@ def retry(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
         num_waiting = jobs.retry(transaction, job_id, shard_size=settings.shard_size)
         status = intake.job_status(transaction, job_id)
-    _say(asked, status, f"{num_waiting} items of job {job_id} wait again.")
+    again = f"{num_waiting} items of job {job_id} wait again."
+    _say(asked, status, again if num_waiting else f"Job {job_id} has nothing to retry: every item is labelled.")
     return 0
 
 
@@ -97,9 +103,32 @@ def _outcomes(asked: Namespace, settings: Settings, *, errors: bool | None) -> i
             export.write_csv(recorded, sys.stdout)
         elif asked.format == "parquet":
             raise export.FormatUnknown("Parquet goes to a file: give --out FILE.")
+        elif sys.stdout.isatty() and not asked.json and not asked.format:
+            _table(recorded, errors=bool(errors))
         else:
             export.write_jsonl(recorded, sys.stdout)
     return 0
+
+
+def _table(recorded: Iterator[Result], *, errors: bool) -> None:
+    """Show the first outcomes to a person."""
+    shown = list(islice(recorded, MOST_ROWS))
+    if errors:
+        output.table("Items that failed", ("item", "stage", "what happened"), map(_failure, shown))
+    else:
+        output.table("Outcomes", ("item", "label", "score", "version"), map(_outcome, shown))
+    if next(recorded, None):
+        output.console().print(f"These are the first {MOST_ROWS}; --out FILE writes all, --json prints them.")
+
+
+def _failure(result: Result) -> tuple[object, ...]:
+    error = result.error
+    return (result.key or result.reference, error and error.stage, error and error.message)
+
+
+def _outcome(result: Result) -> tuple[object, ...]:
+    said = result.error.message if result.error else result.label
+    return (result.key or result.reference, said, result.score and f"{result.score:.3f}", result.version)
 
 
 def _print(job: jobs.JobView, status: JobStatus) -> None:

@@ -127,7 +127,7 @@ def history(asked: Namespace, settings: Settings) -> int:
         return 0
     output.table(
         f"What served as {asked.model}",
-        ("from", "version", "before", "how", "who", "reason"),
+        ("since", "version", "before", "how", "who", "reason"),
         ((output.when(one.at_s), one.version, one.previous, one.kind, one.who, one.reason) for one in promotions),
     )
     return 0
@@ -189,7 +189,7 @@ def _print_card(version: registry.Version, card: "Card") -> None:
     preprocess = card.preprocess
     some = "; ".join(card.classes[:4]) + ("; ..." if len(card.classes) > 4 else "")
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
-    console.print(f"[bold]{version.name}[/bold] {card.arch} {dict(card.arch_options) or ''}")
+    console.print(f"[bold]{version.name}[/bold] {card.arch}{_options(card)}")
     for name, value in (
         ("classes", f"{len(card.classes)}: {some}"),
         ("parameters", f"{card.num_parameters:,}"),
@@ -206,6 +206,10 @@ def _print_card(version: registry.Version, card: "Card") -> None:
     ):
         if value:
             console.print(f"  {name:10} {output.plain(value)}")
+
+
+def _options(card: "Card") -> str:
+    return "".join(f" {name}={value}" for name, value in card.arch_options.items())
 
 
 def _tree(name: str, rows: "list[ModuleRow]") -> Tree:

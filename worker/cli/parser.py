@@ -6,7 +6,8 @@ from typing import TypeAlias
 from worker import messages
 
 #: What `--help` says at the end.
-EPILOG = """exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by the playbook or the gate
+EPILOG = """exit codes: 0 done, 1 failed (a job: in part, too), 2 wrong usage or configuration,
+            3 refused by the playbook or the gate
 settings: IMAGEMILL_* variables; `imagemill settings` lists them with their values"""
 
 JSON = argparse.ArgumentParser(add_help=False)
@@ -97,7 +98,9 @@ def _add_jobs(commands: "Commands") -> None:
         command = _command(jobs, name, f"jobs:{name}", about)
         command.add_argument("job", metavar="JOB")
         command.add_argument(
-            "--format", choices=("jsonl", "csv", "parquet"), help="default: by the file's ending, else jsonl"
+            "--format",
+            choices=("jsonl", "csv", "parquet"),
+            help="default: by the file's ending; a terminal gets a table, a pipe jsonl",
         )
         command.add_argument("--out", metavar="FILE", help="write to a file instead of the terminal")
 

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,13 +20,15 @@ from worker import bell, messages, runtime
 from worker.app import create_app
 from worker.cli import output
 from worker.client import Client, ClientError, Refused
-from worker.settings import Settings
+from worker.settings import Settings, SettingsInvalid
 from worker.stack import ROLES, Stack, StackError
 
 #: Seconds in which intake and a classify worker must come up: importing torch and loading a model takes most of it.
 READY_S = 120.0
 #: Seconds without a heartbeat after which a worker is not shown any more.
 ALIVE_S = 30.0
+#: What is said of a broker that answers.
+ANSWERS = "answers"
 #: A question that only a living intake answers.
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -39,6 +41,7 @@ def up(asked: Namespace, settings: Settings) -> int:
     settings = settings if settings.allowed_roots else replace(settings, allowed_roots=(str(Path.cwd()),))
     if not settings.flower_basic_auth:
         settings = replace(settings, flower_basic_auth=f"imagemill:{secrets.token_urlsafe(12)}")
+    _refuse_missing(settings.allowed_roots)
     if not asked.no_flower:
         _refuse_taken(settings.flower_port)
     console = output.console()
@@ -55,6 +58,15 @@ def up(asked: Namespace, settings: Settings) -> int:
         console.print("Stopping: running shards are finished first ...")
     console.print("Stopped.")
     return 0
+
+
+def _refuse_missing(roots: Sequence[str]) -> None:
+    """Raise `SettingsInvalid` for a root on this machine that is no folder: every reference would fail."""
+    for root in roots:
+        if not ("://" in root or Path(root).is_dir()):
+            raise SettingsInvalid(
+                f"IMAGEMILL_ALLOWED_ROOTS names {root!r}, which is no folder here; separate folders by commas."
+            )
 
 
 def _refuse_taken(port: int) -> None:
@@ -150,7 +162,7 @@ def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:
 
 
 def status(asked: Namespace, settings: Settings) -> int:
-    """Show in one screen what runs, what waits and which version is warm where."""
+    """Show in one screen what runs, what waits and which version is warm where; gives 1 if the broker is away."""
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         alive = workers.list_alive(reading, within_s=ALIVE_S)
         waiting = jobs.waiting_items(reading)
@@ -172,12 +184,16 @@ def status(asked: Namespace, settings: Settings) -> int:
                 "jobs": running_jobs,
             }
         )
-        return 0
+        return _code(broker)
     console = output.console()
     console.print(f"[bold]Broker[/bold] {_without_password(settings.broker_url)}: {output.plain(broker)}")
     console.print(f"[bold]Ledger[/bold] {_without_password(settings.database_url)}: schema {migrate.head()}")
     _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
-    return 0
+    return _code(broker)
+
+
+def _code(broker: str) -> int:
+    return 0 if broker == ANSWERS else 1
 
 
 def _print_status(
@@ -226,7 +242,7 @@ def _print_status(
         ((queue, count) for queue, count in ringing.items() if count),
     )
     output.table(
-        "\nJobs",
+        "\nUnfinished jobs",
         ("job", "state", "model", "items", "done", "failed"),
         (
             (
@@ -248,7 +264,7 @@ def _broker(settings: Settings) -> tuple[str, dict[str, int]]:
     try:
         with Client(settings.broker_url) as client:
             client.ping()
-        return "answers", bell.num_ringing(app, [messages.INTAKE_QUEUE, messages.UPKEEP_QUEUE, *queues])
+        return ANSWERS, bell.num_ringing(app, [messages.INTAKE_QUEUE, messages.UPKEEP_QUEUE, *queues])
     except ClientError as away:
         return str(away), {}
 
