@@ -58,8 +58,8 @@ def _add_stack(commands: "Commands") -> None:
         commands, "demo", "demo:demo", "from nothing to a model and classified images, then what to try next"
     )
     demo.add_argument("--seed", type=int, default=0, help="which digits are held out, and the network's first weights")
-    _command(commands, "status", "stack:status", "what runs, what waits, which version is warm where")
-    _command(commands, "settings", "stack:settings", "every setting with its variable, value and meaning")
+    _command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
+    _command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
 
 
 def _add_submit(commands: "Commands") -> None:

@@ -1,0 +1,151 @@
+"""Takes the settings. Gives one screen about the running stack, and the settings themselves.
+
+Knows nothing of how the stack is started.
+"""
+
+from argparse import Namespace
+from dataclasses import fields
+
+from db import jobs, migrate, registry, session, workers
+from worker import bell, messages, runtime
+from worker.app import create_app
+from worker.cli import output
+from worker.client import Client, ClientError
+from worker.settings import Settings
+
+#: Seconds without a heartbeat after which a worker is not shown any more.
+ALIVE_S = 30.0
+#: What is said of a broker that answers.
+ANSWERS = "answers"
+
+
+def status(asked: Namespace, settings: Settings) -> int:
+    """Show in one screen what runs, what waits and which version is warm where; gives 1 if the broker is away."""
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
+        alive = workers.list_alive(reading, within_s=ALIVE_S)
+        waiting = jobs.waiting_items(reading)
+        models = registry.models(reading)
+        serving = {model: registry.serving(reading, model) for model in models}
+        running_jobs = [
+            job for job in jobs.jobs(reading, limit=50) if job.state in ("receiving", "accepted", "running")
+        ]
+        now_s = session.clock(reading)
+    broker, ringing = _broker(settings)
+    if asked.json:
+        output.as_json(
+            {
+                "broker": broker,
+                "queues": ringing,
+                "workers": alive,
+                "waiting": waiting,
+                "serving": {model: pointer.version.name for model, pointer in serving.items() if pointer},
+                "jobs": running_jobs,
+            }
+        )
+        return _code(broker)
+    console = output.console()
+    console.print(f"[bold]Broker[/bold] {output.without_password(settings.broker_url)}: {output.plain(broker)}")
+    console.print(f"[bold]Ledger[/bold] {output.without_password(settings.database_url)}: schema {migrate.head()}")
+    _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
+    return _code(broker)
+
+
+def _code(broker: str) -> int:
+    return 0 if broker == ANSWERS else 1
+
+
+def _print_status(
+    alive: list[workers.Alive],
+    waiting: list[jobs.Backlog],
+    serving: dict[str, registry.Serving | None],
+    unfinished: list[jobs.JobView],
+    ringing: dict[str, int],
+    now_s: float,
+) -> None:
+    output.table(
+        "\nWorkers",
+        ("role", "state", "serves", "warm", "device", "process", "beat", "trouble"),
+        (
+            (
+                one.role, output.state(one.state), ", ".join(one.models), ", ".join(one.warm),
+                one.device if one.role == "classify" else "", f"{one.host}:{one.pid}" if one.pid else "",
+                f"{max(0.0, now_s - one.heartbeat_at_s):.0f} s ago", one.message,
+            )
+            for one in alive
+        ),
+    )  # fmt: skip
+    output.table(
+        "\nServing",
+        ("model", "version", "architecture", "classes"),
+        ((m, p.version.name, p.version.arch, p.version.num_classes) for m, p in serving.items() if p),
+    )
+    output.table(
+        "\nWaiting",
+        ("model", "version", "priority", "items", "shards", "oldest"),
+        (
+            (
+                one.model,
+                one.version or "latest",
+                one.priority,
+                one.num_items,
+                one.num_shards,
+                output.took(one.oldest_s),
+            )
+            for one in waiting
+        ),
+    )
+    output.table(
+        "\nBells in Redis",
+        ("queue", "waiting"),
+        ((queue, count) for queue, count in ringing.items() if count),
+    )
+    output.table(
+        "\nUnfinished jobs",
+        ("job", "state", "model", "items", "done", "failed"),
+        (
+            (
+                one.id,
+                output.state(one.state),
+                one.model,
+                one.num_items,
+                one.num_succeeded + one.num_failed,
+                one.num_failed,
+            )
+            for one in unfinished
+        ),
+    )
+
+
+def _broker(settings: Settings) -> tuple[str, dict[str, int]]:
+    app = create_app(settings)
+    queues = [messages.classify_queue(model, urgency) for model in settings.models for urgency in messages.PRIORITIES]
+    try:
+        with Client(settings.broker_url) as client:
+            client.ping()
+        return ANSWERS, bell.num_ringing(app, [messages.INTAKE_QUEUE, messages.UPKEEP_QUEUE, *queues])
+    except ClientError as away:
+        return str(away), {}
+
+
+def settings(asked: Namespace, known: Settings) -> int:
+    """Print every setting; passwords in URLs are hidden."""
+    rows = [
+        (
+            f"IMAGEMILL_{item.name.upper()}",
+            _shown(item.name, getattr(known, item.name)),
+            item.metadata["about"],
+        )
+        for item in fields(known)
+    ]
+    if asked.json:
+        output.as_json([{"variable": name, "value": value, "about": about} for name, value, about in rows])
+    else:
+        output.table("Settings", ("variable", "value", "meaning"), rows)
+    return 0
+
+
+def _shown(name: str, value: object) -> str:
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if name == "flower_basic_auth" and text:
+        return f"{text.partition(':')[0]}:***"
+    return output.without_password(text)
