@@ -126,8 +126,13 @@ def reaching(engine: Engine) -> Iterator[None]:
         if not _is_away(error):
             raise
         where = f"{engine.url.host or ''}/{engine.url.database or ''}".removeprefix("/")
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise errors.LedgerUnreachable(f"Cannot reach the ledger at {where}: {reason}") from error
+        raise errors.LedgerUnreachable(f"Cannot reach the ledger at {where}: {_reason(error)}.") from error
+
+
+def _reason(error: DBAPIError) -> str:
+    if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_CANTOPEN":
+        return "there is none yet (`imagemill up` makes one), or its folder is closed to us"
+    return str(error.orig).strip().partition("\n")[0].rstrip(".")
 
 
 def insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
