@@ -24,7 +24,7 @@ Ring = Callable[[bells.Bell], None]
 
 Asked = ParamSpec("Asked")
 
-#: Seconds without a heartbeat after which a worker is not counted as serving.
+#: Seconds without a heartbeat after which a worker is not counted, or shown, as serving.
 ALIVE_S = 30.0
 #: Shards rung for before a submit is answered; sweeps ring for the rest of a large job.
 MAX_BELLS = 500

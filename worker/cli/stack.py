@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from db import migrate, session, workers
-from worker import runtime
+from worker import intake, runtime
 from worker.cli import output
 from worker.client import Client, ClientError, Refused
 from worker.settings import Settings, SettingsInvalid
@@ -23,8 +23,6 @@ from worker.stack import ROLES, Stack, StackError
 
 #: Seconds in which intake and a classify worker must come up: importing torch and loading a model takes most of it.
 READY_S = 120.0
-#: Seconds without a heartbeat after which a worker is not shown any more.
-ALIVE_S = 30.0
 #: A question that only a living intake answers.
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -110,7 +108,7 @@ def _await_ready(settings: Settings, stack: Stack, stop: threading.Event) -> Non
             if fallen := stack.fallen():
                 raise StackError(f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}")
             with session.reading(sessions) as reading:
-                roles = {worker.role for worker in workers.list_alive(reading, within_s=ALIVE_S)}
+                roles = {worker.role for worker in workers.list_alive(reading, within_s=intake.ALIVE_S)}
             if {"intake", "classify"} <= roles and _answers(client):
                 return
             if time.monotonic() > give_up_s:
