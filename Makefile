@@ -6,7 +6,7 @@ TORCH_BACKEND ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := app,monitor,parquet,s3,embedded,demo,test
+EXTRAS := app,monitor,parquet,s3,embedded,test
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-fast check format bench clean

@@ -14,7 +14,11 @@ Takes nothing. Gives one tree; a class docstring is its default message. Knows n
     ├── JobFinished
     ├── LeaseLost
     ├── ServingChanged
-    └── NothingToRollBack
+    ├── NothingToRollBack
+    ├── UnknownClass
+    ├── UnknownRun
+    ├── RunFinished
+    └── RunLost
 """
 
 
@@ -71,3 +75,19 @@ class ServingChanged(LedgerError):
 
 class NothingToRollBack(LedgerError):
     """No earlier version served before this one."""
+
+
+class UnknownClass(LedgerError):
+    """The model's class list is fixed and has no such class."""
+
+
+class UnknownRun(LedgerError):
+    """The ledger holds no such run."""
+
+
+class RunFinished(LedgerError):
+    """The run has already ended."""
+
+
+class RunLost(LedgerError):
+    """The run is no longer held by this worker: somebody else took it, or it was cancelled."""

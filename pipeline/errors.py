@@ -11,7 +11,11 @@
     ├── ArchitectureUnknown
     ├── ClassesInvalid
     ├── PreprocessInvalid
-    └── DeviceUnavailable
+    ├── DeviceUnavailable
+    ├── SnapshotInvalid        the labels are not enough, or not fit, to learn from
+    ├── RecipeInvalid          an unknown name, or two options that exclude each other
+    ├── TrainingDiverged       the loss is not a number any more
+    └── GateInvalid            champion and challenger were not measured on the same thing
 
 Knows nothing of who catches them.
 """
@@ -98,3 +102,19 @@ class PreprocessInvalid(PipelineError, ValueError):
 
 class DeviceUnavailable(PipelineError):
     """The device is not available here; choose auto or cpu."""
+
+
+class SnapshotInvalid(PipelineError):
+    """The labels are not enough to learn from; add more and try again."""
+
+
+class RecipeInvalid(PipelineError, ValueError):
+    """The recipe names something unknown, or two options that exclude each other."""
+
+
+class TrainingDiverged(PipelineError):
+    """The loss is not a number any more; lower the learning rate or train in fp32."""
+
+
+class GateInvalid(PipelineError):
+    """Champion and challenger were not measured on the same images, so they cannot be compared."""

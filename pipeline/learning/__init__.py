@@ -1,0 +1,1 @@
+"""Labelled images to checkpoints: snapshot, plan, train, evaluate, gate; and what to label next."""
