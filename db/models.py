@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -25,11 +26,13 @@ from sqlalchemy import (
     TextClause,
     UniqueConstraint,
     cast,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.session import now_s
+from db.splits import Split
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,11 +43,19 @@ WorkerState = Literal["starting", "ready", "busy", "setup_failed", "stopped"]
 Priority = Literal["interactive", "bulk"]
 Source = Literal["import", "demo", "run"]
 PromotionKind = Literal["promote", "rollback"]
+RunState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+#: what a gate says of a challenger
+GateVerdict = Literal["promote", "hold", "reject", "underpowered"]
+#: what came of a run: its gate's verdict, or that the plan advised against it
+Verdict = Literal["promote", "hold", "reject", "underpowered", "not_recommended"]
+LiveCheckState = Literal["watching", "passed", "rolled_back"]
 
 #: states in which a job's shards may be claimed
 WORKING: tuple[JobState, ...] = ("accepted", "running")
 #: states a job has not ended in
 OPEN: tuple[JobState, ...] = ("receiving", *WORKING)
+#: states a run has not ended in; a model has one such run at most
+ACTIVE: tuple[RunState, ...] = ("queued", "running")
 
 _JSON = JSON(none_as_null=True)
 #: SQLite numbers rows by itself only in an INTEGER column
@@ -72,8 +83,8 @@ def _one_of(column: str, literal: object) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({values})", name=column)
 
 
-def _where(name: str, columns: Iterable[str], condition: TextClause) -> Index:
-    return Index(name, *columns, postgresql_where=condition, sqlite_where=condition)
+def _where(name: str, columns: Iterable[str], condition: TextClause, *, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, postgresql_where=condition, sqlite_where=condition)
 
 
 class Version(Base):
@@ -130,6 +141,10 @@ class Promotion(Base):
     who: Mapped[str]
     reason: Mapped[str]
     at_s: Mapped[float] = mapped_column(default=now_s())
+    #: somebody promoted it although the gate did not
+    is_forced: Mapped[bool] = mapped_column(default=False, server_default=false())
+    #: the verdict it rests on
+    gate_id: Mapped[int | None] = mapped_column(ForeignKey("gates.id"))
 
 
 class Job(Base):
@@ -226,6 +241,7 @@ class Outcome(Base):
         PrimaryKeyConstraint("job_id", "position"),
         CheckConstraint("(label IS NULL) <> (error_kind IS NULL)", name="label_or_error"),
         _where("ix_outcomes_errors", ["job_id", "position"], text("error_kind IS NOT NULL")),
+        Index("ix_outcomes_version_id", "version_id", "recorded_at_s"),
         {"sqlite_with_rowid": False},
     )
 
@@ -265,6 +281,271 @@ class Worker(Base):
     message: Mapped[str | None]
     started_at_s: Mapped[float]
     heartbeat_at_s: Mapped[float]
+
+
+class LabelSet(Base):
+    """What a model is taught: its row is locked while labels are added, so that one is decided after the other."""
+
+    __tablename__ = "label_sets"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    #: random hex that the splits are drawn with; never changed
+    salt: Mapped[str]
+    #: no label adds a class any more
+    is_fixed: Mapped[bool] = mapped_column(default=False)
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Class(Base):
+    """One class of a model; its number is its place in the network's output, and never another's."""
+
+    __tablename__ = "classes"
+    __table_args__ = (PrimaryKeyConstraint("model", "number"), UniqueConstraint("model", "name"))
+
+    model: Mapped[str] = mapped_column(ForeignKey("label_sets.model"))
+    #: 0, 1, 2... within the model
+    number: Mapped[int] = mapped_column(autoincrement=False)
+    name: Mapped[str]
+    #: a removed class is masked, and keeps its number
+    removed_at_s: Mapped[float | None]
+
+
+class Group(Base):
+    """Images that must not be told apart by a split; a trigger refuses every change."""
+
+    __tablename__ = "groups"
+    __table_args__ = (UniqueConstraint("model", "key"), _one_of("split", Split))
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("label_sets.model"))
+    #: `group:` and the caller's name, or `image:` and the content hash of its first image
+    key: Mapped[str]
+    split: Mapped[Split] = mapped_column(String(16))
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Image(Base):
+    """One image that was labelled, known by its content; a trigger refuses every change."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        UniqueConstraint("model", "sha256"),
+        *(Index(f"ix_images_shelf{n}", "model", f"shelf{n}") for n in range(5)),
+    )
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("label_sets.model"))
+    #: hex digest of the file
+    sha256: Mapped[str] = mapped_column(String(64))
+    #: the 64 bits of the difference hash, as a signed number
+    dhash: Mapped[int] = mapped_column(BigInteger)
+    #: where near duplicates of it are looked for: see `near.shelves_of`
+    shelf0: Mapped[int]
+    shelf1: Mapped[int]
+    shelf2: Mapped[int]
+    shelf3: Mapped[int]
+    shelf4: Mapped[int]
+    #: 16 x 16 grey pixels
+    thumbnail: Mapped[bytes | None]
+    group_id: Mapped[int] = mapped_column(ForeignKey("groups.id"))
+    #: content hash of the image it nearly repeats
+    near_sha256: Mapped[str | None] = mapped_column(String(64))
+    #: where it was first seen
+    reference: Mapped[str]
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Label(Base):
+    """What somebody said of an image; a trigger refuses every change, so a correction is another row."""
+
+    __tablename__ = "labels"
+    __table_args__ = (
+        UniqueConstraint("model", "event_key"),
+        ForeignKeyConstraint(["model", "class_number"], ["classes.model", "classes.number"]),
+        Index("ix_labels_image_id", "image_id", "id"),
+        Index("ix_labels_class_number", "model", "class_number", "id"),
+        Index("ix_labels_model", "model", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
+    model: Mapped[str]
+    class_number: Mapped[int]
+    who: Mapped[str]
+    #: the way it came: cli, folder, label_studio...
+    source: Mapped[str]
+    #: where the image lay then
+    reference: Mapped[str]
+    #: the sender's name for this event: a second one changes nothing
+    event_key: Mapped[str | None]
+    at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Snapshot(Base):
+    """The labels of a model at a moment, by the digest of their manifest."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (UniqueConstraint("model", "digest"),)
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    model: Mapped[str]
+    digest: Mapped[str]
+    #: where the manifest lies
+    reference: Mapped[str]
+    num_images: Mapped[int]
+    #: {class: {split: number of images}}
+    counts: Mapped[dict[str, Any]]
+    #: digest of the test images and their labels
+    test_digest: Mapped[str]
+    #: the newest label in it
+    last_label_id: Mapped[int] = mapped_column(BigInteger)
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Run(Base):
+    """One attempt to make a better version, step by step; an index allows a model one that has not ended."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        _one_of("state", RunState),
+        _one_of("verdict", Verdict),
+        _where("ix_runs_active", ["model"], text("state IN ('queued', 'running')"), unique=True),
+        Index("ix_runs_model", "model", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    model: Mapped[str]
+    state: Mapped[RunState] = mapped_column(String(16), default="queued")
+    verdict: Mapped[Verdict | None] = mapped_column(String(16))
+    #: why it was asked for
+    reason: Mapped[str]
+    #: ["new_labels", "drift", ...], for the gate
+    causes: Mapped[list[Any]]
+    asked_by: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    #: whose backbone it starts from
+    base_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    #: the champion when it was asked for
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshots.id"))
+    #: everything that was configured: recipe, thresholds, gate policy
+    playbook: Mapped[dict[str, Any]]
+    #: to be trained although the plan advises against it
+    is_forced: Mapped[bool]
+    #: the step it is in
+    step: Mapped[str | None]
+    progress: Mapped[dict[str, Any] | None]
+    #: evidence and decision
+    plan: Mapped[dict[str, Any] | None]
+    #: the challenger
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    #: where the page about it lies
+    report: Mapped[str | None]
+    error_kind: Mapped[str | None]
+    error_message: Mapped[str | None]
+    lease_owner: Mapped[str | None]
+    lease_until_s: Mapped[float | None]
+    #: rises with every claim; a write that carries an older one is refused
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    #: claims that did not end well
+    attempts: Mapped[int] = mapped_column(default=0)
+    #: when a message naming it was last sent; NULL asks for one
+    rung_at_s: Mapped[float | None]
+    cancel_requested_at_s: Mapped[float | None]
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+    started_at_s: Mapped[float | None]
+    finished_at_s: Mapped[float | None]
+
+
+class Step(Base):
+    """One step of a run; a finished one is not done again."""
+
+    __tablename__ = "steps"
+    __table_args__ = (PrimaryKeyConstraint("run_id", "name"),)
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), autoincrement=False)
+    name: Mapped[str]
+    started_at_s: Mapped[float] = mapped_column(default=now_s())
+    finished_at_s: Mapped[float | None]
+    #: what later steps need of it
+    result: Mapped[dict[str, Any] | None]
+
+
+class Gate(Base):
+    """One comparison of a challenger with the champion."""
+
+    __tablename__ = "gates"
+    __table_args__ = (_one_of("verdict", GateVerdict), Index("ix_gates_run_id", "run_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    challenger_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    champion_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    #: digest of the test images and their labels
+    test_digest: Mapped[str]
+    verdict: Mapped[GateVerdict] = mapped_column(String(16))
+    reason: Mapped[str]
+    #: every number the verdict rests on
+    numbers: Mapped[dict[str, Any]]
+    at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Tick(Base):
+    """What the scheduler decided: equal refusals in a row are one row, which counts them."""
+
+    __tablename__ = "ticks"
+    __table_args__ = (Index("ix_ticks_model", "model", "id"),)
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    model: Mapped[str]
+    is_fired: Mapped[bool]
+    reason: Mapped[str]
+    #: what the decision rested on, at the last of them
+    facts: Mapped[dict[str, Any]]
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    first_at_s: Mapped[float] = mapped_column(default=now_s())
+    last_at_s: Mapped[float] = mapped_column(default=now_s())
+    num_ticks: Mapped[int] = mapped_column(default=1)
+
+
+class LiveCheck(Base):
+    """The watch over a version after its promotion; one for each."""
+
+    __tablename__ = "live_checks"
+    __table_args__ = (UniqueConstraint("model", "promotion_epoch"), _one_of("state", LiveCheckState))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    promotion_epoch: Mapped[int] = mapped_column(BigInteger)
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    #: what it goes back to
+    previous_version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    #: the job that has recent items classified again
+    replay_job_id: Mapped[uuid.UUID | None]
+    state: Mapped[LiveCheckState] = mapped_column(String(16), default="watching")
+    numbers: Mapped[dict[str, Any]]
+    reason: Mapped[str | None]
+    began_at_s: Mapped[float] = mapped_column(default=now_s())
+    ended_at_s: Mapped[float | None]
+
+
+class DriftWindow(Base):
+    """One stretch of a version's recorded predictions, compared with what it said of the test images."""
+
+    __tablename__ = "drift_windows"
+    __table_args__ = (UniqueConstraint("model", "version_id", "after_s"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    #: the window is open here and closed at `until_s`
+    after_s: Mapped[float]
+    until_s: Mapped[float]
+    num_items: Mapped[int]
+    #: smallest p of the columns' tests
+    min_p: Mapped[float]
+    is_alarm: Mapped[bool]
+    at_s: Mapped[float] = mapped_column(default=now_s())
 
 
 Value = TypeVar("Value", bound="DataclassInstance")

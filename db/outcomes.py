@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Select, select
 from sqlalchemy import insert as insert_into
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import models
@@ -51,6 +51,7 @@ class Outcome:
 class Recorded(Outcome):
     """An outcome as the ledger holds it."""
 
+    job_id: uuid.UUID
     #: `model:number`
     version: str | None
     recorded_at_s: float
@@ -80,9 +81,7 @@ def page(
         .order_by(row.position)
         .limit(limit)
     )
-    if errors is not None:
-        chosen = chosen.where(row.error_kind.is_not(None) if errors else row.error_kind.is_(None))
-    return [_recorded(found, name) for found, name in session.execute(chosen)]
+    return [_recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
 
 
 def stream(session: Session, job_id: uuid.UUID, *, errors: bool | None = None) -> Iterator[Recorded]:
@@ -91,6 +90,39 @@ def stream(session: Session, job_id: uuid.UUID, *, errors: bool | None = None) -
     while found := page(session, job_id, after=after, limit=PAGE, errors=errors):
         yield from found
         after = found[-1].position
+
+
+def recorded_since(
+    session: Session,
+    model: str,
+    version_id: int,
+    after_s: float,
+    limit: int,
+    *,
+    is_newest_first: bool = False,
+    errors: bool | None = None,
+) -> list[Recorded]:
+    """Read up to `limit` outcomes of a model's version that were recorded after a time, oldest first by default.
+
+    One walk of an index, from `after_s` on or from the newest back; `errors` keeps errors or labels alone. Outcomes
+    of one moment may be cut apart by the limit.
+    """
+    row, version = models.Outcome, models.Version
+    chosen = (
+        select(row, models.version_name())
+        .join(version, version.id == row.version_id)
+        .where(row.version_id == version_id, version.model == model, row.recorded_at_s > after_s)
+        .order_by(row.recorded_at_s.desc() if is_newest_first else row.recorded_at_s)
+        .limit(limit)
+    )
+    return [_recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
+
+
+def _only(chosen: Select[models.Outcome, str], errors: bool | None) -> Select[models.Outcome, str]:
+    if errors is None:
+        return chosen
+    kind = models.Outcome.error_kind
+    return chosen.where(kind.is_not(None) if errors else kind.is_(None))
 
 
 def _row(job_id: uuid.UUID, shard_id: int, outcome: Outcome) -> dict[str, object]:
@@ -121,6 +153,7 @@ def _recorded(row: models.Outcome, version: str | None) -> Recorded:
     if row.error_kind is not None:
         error = ItemFailure(stage=row.error_stage or "", kind=row.error_kind, message=row.error_message or "")
     return Recorded(
+        job_id=row.job_id,
         position=row.position,
         key=row.key,
         reference=row.reference,

@@ -71,6 +71,10 @@ class Promotion:
     who: str
     reason: str
     at_s: float
+    #: somebody promoted it although the gate did not
+    is_forced: bool
+    #: the verdict it rests on
+    gate_id: int | None
 
 
 def register(session: Session, new: NewVersion) -> Version:
@@ -136,6 +140,8 @@ def promote(
     who: str,
     reason: str,
     kind: PromotionKind = "promote",
+    is_forced: bool = False,
+    gate_id: int | None = None,
 ) -> int:
     """Move the serving pointer if it still stands at `seen_epoch` (0: at nothing yet); gives the new epoch.
 
@@ -157,6 +163,8 @@ def promote(
             kind=kind,
             who=who,
             reason=reason,
+            is_forced=is_forced,
+            gate_id=gate_id,
         )
     )
     session.flush()
@@ -192,6 +200,13 @@ def history(session: Session, model: str) -> list[Promotion]:
         copied(Promotion, moved, version=version, previous=previous)
         for moved, version, previous in session.execute(chosen)
     ]
+
+
+def live_at(session: Session, model: str, at_s: float) -> Version | None:
+    """Read the version that served a model at a time, in epoch seconds; None before its first promotion."""
+    moved = select(rows.Promotion.version_id).where(rows.Promotion.model == model, rows.Promotion.at_s <= at_s)
+    version_id = session.scalar(moved.order_by(rows.Promotion.epoch.desc()).limit(1))
+    return None if version_id is None else by_id(session, version_id)
 
 
 def open_versions(session: Session, model: str) -> set[int]:

@@ -4,11 +4,11 @@ Takes items. Gives waiting shards, and the conditions under which one may be wor
 Knows nothing of who claims them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, exists, insert, literal_column, or_
+from sqlalchemy import ColumnElement, exists, insert, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from db.models import WORKING, Job, Shard
@@ -38,6 +38,11 @@ def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard
     if chunks:
         session.execute(insert(Shard), [_row(job, chunk) for chunk in chunks])
     return len(chunks)
+
+
+def is_any_waiting(session: Session, models: Collection[str]) -> bool:
+    """Whether any of the models' shards waits for a worker: one look into an index."""
+    return bool(session.scalar(select(exists().where(Shard.model.in_(models), is_waiting()))))
 
 
 def items_of(shard: Shard) -> tuple[Item, ...]:

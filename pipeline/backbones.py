@@ -59,10 +59,14 @@ def build(arch: str, *, num_classes: int, options: Mapping[str, object] | None =
     """Build `arch` with random weights; raise ArchitectureUnknown.
 
     `arch` is NAME (torchvision's classification networks, then timm's), torchvision:NAME, timm:NAME or
-    package.module:factory, called as factory(num_classes=..., **options).
+    package.module:factory, called as factory(num_classes=..., **options). The option head="linear" gives a network
+    of torchvision or timm that ends in a convolution (squeezenet) pooling and a linear layer instead.
     """
     source, name = _resolve(arch)
     given = dict(options or {})
+    is_linear = source in ("torchvision", "timm") and given.get("head") == "linear"
+    if is_linear:
+        del given["head"]
     try:
         if source == "torchvision":
             network = models.get_model(name, num_classes=num_classes, **_torchvision_options(name, given))
@@ -74,7 +78,7 @@ def build(arch: str, *, num_classes: int, options: Mapping[str, object] | None =
         raise ArchitectureUnknown(f"{arch} cannot be built with {num_classes} classes, {given}: {error}.") from error
     if not isinstance(network, nn.Module):
         raise ArchitectureUnknown(f"{arch} gave a {type(network).__name__}; it must give a torch.nn.Module.")
-    return network
+    return _with_linear_head(network, arch, num_classes) if is_linear else network
 
 
 def preprocess_for(arch: str, options: Mapping[str, object] | None = None) -> Preprocess:
@@ -145,6 +149,26 @@ def _timm() -> ModuleType:
 
 def _torchvision_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
     return {**TORCHVISION_OPTIONS.get(name, {}), **options}
+
+
+# ---------------------------------------------------------------- heads
+
+
+def _with_linear_head(network: nn.Module, arch: str, num_classes: int) -> nn.Module:
+    """Replace a last convolution, and what follows it, by pooling and a linear layer; give a linear layer a bias."""
+    name, last = [row for row in network.named_modules() if isinstance(row[1], nn.Linear | nn.Conv2d)][-1]
+    parent = network.get_submodule(name.rpartition(".")[0])
+    own = name.rpartition(".")[2]
+    if isinstance(last, nn.Linear):
+        parent.register_module(own, nn.Linear(last.in_features, num_classes))
+    elif isinstance(last, nn.Conv2d) and last.out_channels == num_classes:
+        linear = nn.Linear(last.in_channels, num_classes)
+        parent.register_module(own, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear))
+        if isinstance(parent, nn.Sequential):  # squeezenet: ReLU and pooling of the logits
+            del parent[int(own) + 1 :]
+    else:
+        raise ArchitectureUnknown(f"{arch} ends in neither a linear layer nor a convolution for the classes.")
+    return network
 
 
 # ---------------------------------------------------------------- preprocessing

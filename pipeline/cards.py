@@ -16,7 +16,9 @@ from pipeline.errors import CheckpointBroken
 from pipeline.preprocess import Preprocess
 
 #: version of the card's layout
-FORMAT = 1
+FORMAT = 2
+#: fields that format 1 did not have
+ADDED = ("masked", "abstain_below", "frozen_sha256")
 #: fields that say when and where a checkpoint was written, not what it is
 INCIDENTAL = ("created_at_s", "parity_sha256")
 
@@ -42,6 +44,12 @@ class Draft:
     parent: str | None = None
     #: prefixes of parameter names that were not trained
     frozen: tuple[str, ...] = ()
+    #: of the tensors under those prefixes in the version it was trained from: proof that they did not move
+    frozen_sha256: str | None = None
+    #: classes that were removed: their outputs stay where they are, and never win
+    masked: tuple[str, ...] = ()
+    #: score below which a prediction is an abstention; None where no threshold keeps the risk that was wanted
+    abstain_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +81,10 @@ class Card(Draft):
     @classmethod
     def from_dict(cls, given: Mapping[str, object]) -> Card:
         """Read what `as_dict` gave; raise CheckpointBroken for another format, or another set of fields."""
-        if given.get("format") != FORMAT:
-            raise CheckpointBroken(f"The card has format {given.get('format')}; this imagemill reads {FORMAT}.")
-        if odd := {entry.name for entry in fields(cls)} ^ set(given):
+        if given.get("format") not in (1, FORMAT):
+            raise CheckpointBroken(f"The card has format {given.get('format')}; this imagemill reads 1 and {FORMAT}.")
+        added = ADDED if given["format"] == 1 else ()
+        if odd := {entry.name for entry in fields(cls) if entry.name not in added} ^ set(given):
             raise CheckpointBroken(f"The card does not have exactly the fields it should: {', '.join(sorted(odd))}.")
         try:
             card = cls(**{**given, **_typed(given)})  # type: ignore[arg-type]
@@ -83,6 +92,10 @@ class Card(Draft):
             raise CheckpointBroken(f"The card cannot be read: {error}") from error
         if not (isinstance(card.temperature, int | float) and 0 < card.temperature < math.inf):
             raise CheckpointBroken(f"The card's temperature is {card.temperature}; it must be a positive number.")
+        if unknown := set(card.masked) - set(card.classes):
+            raise CheckpointBroken(f"The card masks classes it does not have: {', '.join(sorted(unknown))}.")
+        if set(card.masked) == set(card.classes):
+            raise CheckpointBroken("The card masks every class it has.")
         return card
 
     @classmethod
@@ -99,11 +112,9 @@ class Card(Draft):
 
 def _typed(given: Mapping[str, object]) -> dict[str, object]:
     """Turn JSON lists and objects into the values they stand for."""
-    preprocess, classes, frozen = given["preprocess"], given["classes"], given["frozen"]
-    if not (isinstance(preprocess, dict) and isinstance(classes, list | tuple) and isinstance(frozen, list | tuple)):
-        raise ValueError("preprocess must be an object, classes and frozen lists.")  # noqa: TRY004 - bad data
-    return {
-        "preprocess": Preprocess.from_dict(preprocess),
-        "classes": tuple(classes),
-        "frozen": tuple(frozen),
-    }
+    preprocess = given["preprocess"]
+    lists = {name: given.get(name, ()) for name in ("classes", "frozen", "masked")}
+    if not isinstance(preprocess, dict) or not all(isinstance(value, list | tuple) for value in lists.values()):
+        raise ValueError("preprocess must be an object, classes, frozen and masked lists.")
+    named = {name: tuple(value) for name, value in lists.items() if isinstance(value, list | tuple)}
+    return {"preprocess": Preprocess.from_dict(preprocess), **named}

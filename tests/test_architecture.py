@@ -13,9 +13,12 @@ SQL = ("sqlalchemy", "alembic", "psycopg", "db")
 #: module -> what it must not load
 LIGHT = {
     "worker.messages": (*HEAVY, *SQL, "pipeline", "celery", "kombu", "redis"),
+    "worker.learning_messages": (*HEAVY, *SQL, "pipeline", "celery", "kombu", "redis"),
+    "worker.label_files": (*HEAVY, *SQL, "pipeline", "celery", "kombu", "redis"),
     "worker.manifests": (*HEAVY, *SQL, "pipeline", "celery", "kombu", "redis"),
     "worker.settings": (*HEAVY, *SQL, "pipeline", "celery", "kombu", "redis"),
     "worker.client": (*HEAVY, *SQL, "pipeline"),
+    "worker.webhook": (*HEAVY, *SQL, "pipeline"),
     "worker.app": (*HEAVY, *SQL, "pipeline"),
     "worker.schedule": (*HEAVY, *SQL, "pipeline"),
     "worker.stack": (*HEAVY, *SQL, "pipeline"),

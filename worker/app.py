@@ -14,10 +14,15 @@ from worker.settings import Settings
 SOFT_LIMIT_S, HARD_LIMIT_S = 240, 300
 #: Seconds a child may take to import torch and load its model before it is held dead; Celery's 4.0 is a crash loop.
 START_LIMIT_S = 180
+#: What a worker of long tasks differs in: its lease in the ledger, not Celery, finds it dead.
+UNLIMITED = {"task_soft_time_limit": None, "task_time_limit": None, "worker_disable_prefetch": True}
 
 
-def create_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
-    """Build the app that workers, beat, Flower and the command line share; it is not made the host's current one."""
+def create_app(settings: Settings, *, include: tuple[str, ...] = (), takes_hours: bool = False) -> Celery:
+    """Build the app that workers, beat, Flower and the command line share; it is not made the host's current one.
+
+    A worker whose tasks take hours has no time limits, and reserves nothing while it is busy.
+    """
     app = Celery("imagemill", set_as_current=False, include=include)
     app.conf.update(
         broker_url=settings.broker_url,
@@ -32,6 +37,7 @@ def create_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
         worker_redirect_stdouts=False,
         worker_send_task_events=True,
         enable_utc=True,
+        **(UNLIMITED if takes_hours else {}),
     )
     return app
 

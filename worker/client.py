@@ -1,4 +1,4 @@
-"""Takes references from another service. Gives job ids, progress and outcomes, over Redis alone.
+"""Takes references and labels from another service. Gives jobs, outcomes, receipts and runs, over Redis alone.
 
 Knows nothing of torch or SQL. A submit returns once the ledger has the job, and asks again until then.
 """
@@ -9,8 +9,9 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery
 from celery.app import backends
@@ -18,13 +19,17 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from . import manifests
+from .learning_messages import LabelledImage, Labels, LabelsReceipt, Retrain, RunStatus
 from .messages import (
     BULK,
     CANCEL,
     INTAKE_QUEUE,
+    LABELS,
     MAX_PART_BYTES,
     MAX_PART_ITEMS,
     RESULTS,
+    RETRAIN,
+    RUN_STATUS,
     STATUS,
     SUBMIT,
     Item,
@@ -40,6 +45,10 @@ from .messages import (
 
 #: Seconds an answer may take before the same message, with the same id, is sent again.
 RESEND_S = 5.0
+#: The same for labels, whose images intake fetches and decodes before it answers.
+RESEND_LABELS_S = 30.0
+#: Labels in one message: intake is not to be kept from others for long.
+PART_LABELS = 100
 #: Parts on their way at once.
 PARTS_AHEAD = 8
 #: Outcomes asked for in one message.
@@ -51,6 +60,10 @@ POLL_S = (0.02, 0.5)
 
 #: What a broker that is away, or that turns us away, raises.
 BROKER_ERRORS = (OperationalError, RedisError, ConnectionError, OSError)
+
+
+#: What a caller names an image by: a reference, or its bytes.
+Given = TypeVar("Given", str, bytes)
 
 
 class ClientError(Exception):
@@ -80,6 +93,8 @@ class _Question:
     task: str
     payload: dict[str, Any]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    #: None takes `RESEND_S`.
+    resend_s: float | None = None
 
 
 class Client:
@@ -209,6 +224,67 @@ class Client:
         """Cancel a job; outcomes already recorded are kept."""
         return JobStatus(**self._ask(CANCEL, {"job_id": job_id}))
 
+    def label(self, pairs: Iterable[tuple[str, str]], **options: Any) -> LabelsReceipt:
+        """Say what images show: pairs of a reference or path, and a label. Options as in `label_items`."""
+        here = Path.cwd()
+        return self._label(pairs, lambda text: {"reference": manifests.as_reference(text, here)}, options)
+
+    def label_images(self, pairs: Iterable[tuple[bytes, str]], **options: Any) -> LabelsReceipt:
+        """Say what small images show, given themselves; intake stores them. Options as in `label_items`."""
+        return self._label(pairs, lambda image: {"inline": image}, options)
+
+    def label_items(
+        self,
+        images: Iterable[LabelledImage],
+        *,
+        model: str = "default",
+        on_sent: Callable[[int], None] | None = None,
+    ) -> LabelsReceipt:
+        """Hand over labels of any number and return once the ledger has them.
+
+        An image that cannot be read, or a class that the model's fixed list lacks, is named in the receipt's `refused`
+        and costs the others nothing. An image without a `key` gets one of this call, so that a message sent again
+        counts once; give keys of your own where the whole call may be repeated after a correction by others.
+        Raises `Refused`, `NotAcknowledged` or `BrokerUnreachable`; the labels before are recorded then, and all may
+        be given again.
+        """
+        whole = LabelsReceipt(model=model)
+        call = uuid.uuid4()
+        keyed = (replace(one, key=one.key or f"{call}:{position}") for position, one in enumerate(images))
+        for part in _label_parts(keyed):
+            payload = Labels(model=model, images=part).as_json()
+            question = _Question(task=LABELS, payload=payload, resend_s=RESEND_LABELS_S)
+            whole = whole.and_then(LabelsReceipt.parse(self._answer(self._send(question))))
+            if on_sent:
+                on_sent(whole.num_labels)
+        return whole
+
+    def retrain(
+        self,
+        model: str = "default",
+        *,
+        reason: str = "",
+        asked_by: str = "client",
+        force: bool = False,
+        strategy: str | None = None,
+        base: str | None = None,
+        seed: int = 0,
+    ) -> RunStatus:
+        """Ask for a new version of the model, and give the run that makes it.
+
+        A model has one run at a time: if one is not over yet, that one is given. `strategy` is `head`, `last_stage` or
+        `all`, `base` the version it starts from (`model:3`); None leaves either to the playbook. `force` trains
+        although the plan says that it is not worth it. Raises `Refused`, `NotAcknowledged` or `BrokerUnreachable`.
+        """
+        wish = Retrain(
+            model=model, asked_by=asked_by, reason=reason, force=force, strategy=strategy, base=base, seed=seed
+        )
+        return RunStatus(**self._ask(RETRAIN, wish.as_json()))
+
+    def run_status(self, run_id: int) -> RunStatus:
+        """Ask how far a run is."""
+        return RunStatus(**self._ask(RUN_STATUS, {"run": run_id}))
+
     def ping(self) -> None:
         """Make sure that the broker answers. Raises `BrokerUnreachable`."""
         try:
@@ -228,6 +304,13 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _label(
+        self, pairs: Iterable[tuple[Given, str]], named: Callable[[Given], dict[str, Any]], options: dict[str, Any]
+    ) -> LabelsReceipt:
+        about = {name: options.pop(name) for name in ("who", "group") if name in options}
+        about = {"who": "client", "source": "client", **about}
+        return self.label_items((LabelledImage(label=label, **named(one), **about) for one, label in pairs), **options)
 
     def _send_parts(self, parts: Iterator[Submission]) -> Iterator[Receipt]:
         """Send part after part, a few ahead of the receipts, so that intake is never idle."""
@@ -259,8 +342,8 @@ class Client:
 
     def _answer(self, question: "_Question") -> Any:
         """Wait for intake's answer, sending the same message again while there is none."""
-        now_s = time.monotonic()
-        give_up_s, resend_s = now_s + self.timeout_s, now_s + RESEND_S
+        now_s, patience_s = time.monotonic(), question.resend_s or RESEND_S
+        give_up_s, resend_s = now_s + self.timeout_s, now_s + patience_s
         pause_s, longest_s = ANSWER_POLL_S
         while (answer := self._read_answer(question)) is None:
             now_s = time.monotonic()
@@ -270,7 +353,7 @@ class Client:
                 )
             if now_s >= resend_s:
                 self._send(question)
-                resend_s = now_s + RESEND_S
+                resend_s = now_s + patience_s
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, longest_s)
         return _opened(answer)
@@ -310,8 +393,22 @@ def _parts(header: Submission, source: manifests.Source) -> Iterator[Submission]
     yield replace(header, items=tuple(part), first_position=first)
 
 
+def _label_parts(images: Iterator[LabelledImage]) -> Iterator[tuple[LabelledImage, ...]]:
+    """Cut labels into messages of bounded count and size."""
+    while ahead := list(islice(images, PART_LABELS)):
+        while ahead:
+            sizes = accumulate(len(one.reference) + len(one.inline or b"") * 4 // 3 + 256 for one in ahead)
+            num = max(1, sum(size <= MAX_PART_BYTES for size in sizes))
+            yield tuple(ahead[:num])
+            del ahead[:num]
+
+
 def _in_short(payload: dict[str, Any]) -> str:
     """Say what a message is about, for Flower and logs: never references, keys or bytes."""
+    if "labels" in payload:
+        return f"{len(payload['labels'])} labels of {payload['model']}"
+    if "job_id" not in payload:
+        return f"run {payload['run']}" if "run" in payload else f"retrain {payload['model']}"
     items = f", {len(payload['items'])} items from {payload.get('first_position', 0)}" if "items" in payload else ""
     return f"job {payload['job_id']}{items}"
 

@@ -3,26 +3,23 @@
 Knows nothing of Celery: bells go out through the `ring` it is handed, after the commit that justifies them.
 """
 
-import hashlib
-import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
-from typing import ParamSpec, TypeGuard
+from typing import ParamSpec, TypeGuard, TypeVar
 
-import fsspec
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, errors, jobs, ledger, outcomes, registry, session, shards, workers
-from worker import messages
+from worker import inline, messages
 from worker.messages import Refusal, Reply
 
 #: Tells the classify queue that a shard waits.
 Ring = Callable[[bells.Bell], None]
 
 Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
 
 #: Seconds without a heartbeat after which a worker is not counted, or shown, as serving.
 ALIVE_S = 30.0
@@ -46,26 +43,32 @@ class Desk:
     shard_size: int
 
 
-def _refusing(answer: Callable[Asked, Reply]) -> Callable[Asked, Reply]:
+def refusing(answer: Callable[Asked, Answer]) -> Callable[Asked, Answer | Refusal]:
     """Turn what the asker or the ledger got wrong into a refusal, which travels back as a sentence."""
 
     @wraps(answer)
-    def refusing(*args: Asked.args, **kwargs: Asked.kwargs) -> Reply:
+    def answering(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer | Refusal:
         try:
             return answer(*args, **kwargs)
         except messages.MessageInvalid as wrong:
             return Refusal(kind="invalid", message=str(wrong))
         except errors.LedgerError as refused:
-            return _refusal(refused)
+            return refusal_of(refused)
 
-    return refusing
+    return answering
 
 
-@_refusing
+def refusal_of(wrong: Exception) -> Refusal:
+    """Give an error as a refusal: its name as the kind, and its sentence."""
+    kind = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(wrong).__name__)
+    return Refusal(kind=kind.lstrip("_"), message=str(wrong))
+
+
+@refusing
 def submit(desk: Desk, wire: object) -> Reply:
     """Record a job or a part of one, ring for it once it is whole, and acknowledge."""
     submission = messages.Submission.parse(wire)
-    submission = replace(submission, items=_store_inline(desk, submission))
+    submission = replace(submission, items=_keep_inline(desk, submission))
     with session.transaction(desk.sessions) as transaction:
         receipt = _receive(transaction, submission, desk.shard_size)
         waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
@@ -79,14 +82,14 @@ def submit(desk: Desk, wire: object) -> Reply:
     )
 
 
-@_refusing
+@refusing
 def status(desk: Desk, job_id: object) -> Reply:
     """Tell how far a job is, and what stands in its way."""
     with session.reading(desk.sessions) as reading:
         return job_status(reading, messages.parse_job_id(job_id))
 
 
-@_refusing
+@refusing
 def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = MAX_PAGE_ITEMS) -> Reply:
     """Give the outcomes recorded behind position `after`, at most `limit`."""
     if not _is_whole(after, -1, messages.MAX_JOB_ITEMS) or not _is_whole(limit, 1, MAX_PAGE_ITEMS):
@@ -96,7 +99,7 @@ def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = M
         return [as_result(row) for row in outcomes.page(reading, job.id, after=after, limit=limit)]
 
 
-@_refusing
+@refusing
 def cancel(desk: Desk, job_id: object) -> Reply:
     """Cancel a job; a job that has ended is left as it is."""
     with session.transaction(desk.sessions) as transaction:
@@ -184,32 +187,14 @@ def _pin(transaction: Session, submission: messages.Submission) -> int | None:
     return version.id
 
 
-def _store_inline(desk: Desk, submission: messages.Submission) -> tuple[messages.Item, ...]:
-    return tuple(item if item.inline is None else _stored(desk, item, item.inline) for item in submission.items)
+def _keep_inline(desk: Desk, submission: messages.Submission) -> tuple[messages.Item, ...]:
+    def kept(item: messages.Item) -> messages.Item:
+        if item.inline is None:
+            return item
+        reference = inline.keep(item.inline, desk.inline_store, max_bytes=desk.max_inline_bytes)
+        return messages.Item(reference=reference, key=item.key)
 
-
-def _stored(desk: Desk, item: messages.Item, image: bytes) -> messages.Item:
-    """Keep an image under its own hash, so that a message that comes twice stores it once."""
-    if len(image) > desk.max_inline_bytes:
-        raise messages.MessageInvalid(
-            f"An inline image has {len(image)} bytes; at most {desk.max_inline_bytes} travel in a message. "
-            "Put it where the workers can read it and send its reference."
-        )
-    digest = hashlib.sha256(image).hexdigest()
-    reference = f"{desk.inline_store}/{digest[:2]}/{digest}"
-    files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
-    # By its size, too: a crash or a full disk may have left a part of it.
-    if not files.exists(name) or files.size(name) != len(image):
-        files.pipe_file(name, image)
-        _sync(files, name)
-    return messages.Item(reference=reference, key=item.key)
-
-
-def _sync(files: fsspec.AbstractFileSystem, name: str) -> None:
-    """Put a local file on its disk before it is acknowledged; a remote store has done so when it answers."""
-    if "file" in files.protocol:
-        with Path(name).open("rb") as written:
-            os.fsync(written.fileno())
+    return tuple(kept(item) for item in submission.items)
 
 
 def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
@@ -225,8 +210,3 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
 
 def _is_whole(value: object, lowest: int, highest: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
-
-
-def _refusal(refused: errors.LedgerError) -> Refusal:
-    kind = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(refused).__name__)
-    return Refusal(kind=kind.lstrip("_"), message=str(refused))

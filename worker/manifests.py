@@ -8,7 +8,8 @@ import glob
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -43,7 +44,7 @@ def from_manifest(file: Path) -> Source:
     """
     if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for names that are too long
         raise ManifestInvalid(f"There is no manifest {str(file)!r}.")
-    read = _csv_lines if file.suffix.lower() == ".csv" else _jsonl_lines
+    read = _csv_lines if file.suffix.lower() == ".csv" else jsonl_lines
     return lambda: _items(file, read)
 
 
@@ -78,12 +79,57 @@ def check(source: Source) -> int:
     return num_items
 
 
-def as_reference(text: str, base: Path) -> str:
+def as_reference(text: str, base: Path | str) -> str:
     """Turn a path into a `file://` reference; leave a reference with a scheme as it is."""
     if "://" in text:
         return text
     # As bytes, for a file's name need not be UTF-8; an absolute `text` leaves `base` out.
     return "file://" + quote(os.fsencode(os.path.join(base, text)))  # noqa: PTH118 - a Path keeps every name in memory
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn what is wrong with a file as such into `ManifestInvalid`."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ManifestInvalid(f"{file.name} is not UTF-8 text.") from None
+    except OSError as wrong:
+        raise ManifestInvalid(f"{file.name} cannot be read: {wrong.strerror}.") from None
+
+
+def jsonl_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Read the values of a JSONL file with their line numbers; blank lines are passed over.
+
+    Raises `ManifestInvalid` with the line number.
+    """
+    with reading(file), file.open(encoding="utf-8-sig") as lines:
+        for line_number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield line_number, json.loads(line)
+            except json.JSONDecodeError as wrong:
+                raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong.msg}, column {wrong.colno}.") from None
+            except (ValueError, RecursionError) as wrong:
+                raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong}.") from None
+
+
+def csv_lines(file: Path, needs: Sequence[str], may_have: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read the rows of a CSV file with their line numbers: the columns that are asked for, without empty fields.
+
+    Raises `ManifestInvalid` with the line number.
+    """
+    with reading(file), file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, strict=True)
+        try:
+            if not set(needs) <= set(rows.fieldnames or ()):
+                raise ManifestInvalid(f"Line 1: a CSV manifest needs a header with {_named(needs, may_have)}.")
+            for row in rows:
+                yield rows.line_num, _csv_row(row, rows.line_num, (*needs, *may_have))
+        except csv.Error as wrong:
+            # The row that could not be read begins behind the last one that could.
+            raise ManifestInvalid(f"Line {rows.line_num + 1} is not CSV: {wrong}.") from None
 
 
 def _expand(text: str) -> Iterator[Item]:
@@ -116,13 +162,8 @@ def _found(files: list[Path], otherwise: str) -> Iterator[Item]:
 
 def _items(file: Path, read: Callable[[Path], Iterator[tuple[int, Any]]]) -> Iterator[Item]:
     base = file.resolve().parent
-    try:
-        for line_number, wire in read(file):
-            yield _item(wire, base, line_number)
-    except UnicodeDecodeError:
-        raise ManifestInvalid(f"{file.name} is not UTF-8 text.") from None
-    except OSError as wrong:
-        raise ManifestInvalid(f"{file.name} cannot be read: {wrong.strerror}.") from None
+    for line_number, wire in read(file):
+        yield _item(wire, base, line_number)
 
 
 def _item(wire: Any, base: Path, line_number: int) -> Item:
@@ -135,33 +176,16 @@ def _item(wire: Any, base: Path, line_number: int) -> Item:
     return Item(reference=as_reference(item.reference, base), key=item.key)
 
 
-def _jsonl_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for line_number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield line_number, json.loads(line)
-            except json.JSONDecodeError as wrong:
-                raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong.msg}, column {wrong.colno}.") from None
-            except (ValueError, RecursionError) as wrong:
-                raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong}.") from None
-
-
 def _csv_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
-        try:
-            if "reference" not in (rows.fieldnames or ()):
-                raise ManifestInvalid("Line 1: a CSV manifest needs a header with `reference`, and perhaps `key`.")
-            for row in rows:
-                yield rows.line_num, _csv_row(row, rows.line_num)
-        except csv.Error as wrong:
-            # The row that could not be read begins behind the last one that could.
-            raise ManifestInvalid(f"Line {rows.line_num + 1} is not CSV: {wrong}.") from None
+    return csv_lines(file, ("reference",), ("key",))
 
 
-def _csv_row(row: dict[Any, Any], line_number: int) -> dict[str, str]:
+def _csv_row(row: dict[Any, Any], line_number: int, columns: Sequence[str]) -> dict[str, str]:
     if None in row or None in row.values():
         raise ManifestInvalid(f"Line {line_number} does not have as many fields as the header.")
-    return {name: row[name] for name in ("reference", "key") if row.get(name)}
+    return {name: row[name] for name in columns if row.get(name)}
+
+
+def _named(needs: Sequence[str], may_have: Sequence[str]) -> str:
+    needed, perhaps = (" and ".join(f"`{name}`" for name in names) for names in (needs, may_have))
+    return f"{needed}, and perhaps {perhaps}"

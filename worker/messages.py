@@ -3,16 +3,19 @@
 Knows nothing of Celery, SQL or torch: standard library only, so that any service can import it.
 """
 
-import base64
-import binascii
 import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
+
+from . import forms
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: Redis key prefix of the serving family. A producer without this code names the queue `imagemill:intake`.
 KEY_PREFIX = "imagemill:"
@@ -24,9 +27,17 @@ RESULTS = "imagemill.results.v1"
 CANCEL = "imagemill.cancel.v1"
 CLASSIFY = "imagemill.classify.v1"
 SWEEP = "imagemill.sweep.v1"
+#: What these carry is in `learning_messages`.
+LABELS = "imagemill.labels.v1"
+RETRAIN = "imagemill.retrain.v1"
+RUN_STATUS = "imagemill.run_status.v1"
+LEARN = "imagemill.learn.v1"
+TICK = "imagemill.tick.v1"
+WATCH_DRIFT = "imagemill.watch_drift.v1"
 
 INTAKE_QUEUE = "intake"
 UPKEEP_QUEUE = "upkeep"
+LEARN_QUEUE = "learn"
 
 Priority = Literal["interactive", "bulk"]
 BULK: Priority = "bulk"
@@ -48,21 +59,15 @@ MAX_PART_BYTES = 256 * 1024
 #: Items in one job.
 MAX_JOB_ITEMS = 10_000_000
 #: Characters in a reference or a key.
-MAX_TEXT = 4096
-#: Seconds that no deadline reaches: 30,000 years, and well within any database's numbers.
-MAX_SECONDS = 1e12
+MAX_TEXT = forms.MAX_TEXT
 #: Predictions returned per item at most.
 MAX_TOP_K = 100
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 VERSION_NAME = re.compile(rf"latest|{MODEL_NAME.pattern}:[1-9][0-9]{{0,8}}")
 
-
-Choice = TypeVar("Choice", bound=str)
-
-
-class MessageInvalid(ValueError):
-    """The message does not have the documented form."""
+#: Named here too, for all who read messages.
+MessageInvalid = forms.MessageInvalid
 
 
 def classify_queue(model: str, priority: str) -> str:
@@ -128,7 +133,7 @@ class Item:
         """Give the wire form."""
         wire = {"reference": self.reference} if self.inline is None else {}
         if self.inline is not None:
-            wire["bytes"] = base64.b64encode(self.inline).decode("ascii")
+            wire["bytes"] = forms.encoded(self.inline)
         if self.key is not None:
             wire["key"] = self.key
         return wire
@@ -138,12 +143,12 @@ class Item:
         """Read the wire form: a reference, or an object with `reference` or `bytes`, and perhaps `key`."""
         if isinstance(wire, str):
             wire = {"reference": wire}
-        fields = _fields(wire, "an item", {"reference", "key", "bytes"})
+        fields = forms.fields_of(wire, "an item", {"reference", "key", "bytes"})
         if ("reference" in fields) == ("bytes" in fields):
             raise MessageInvalid("An item needs either `reference` or `bytes`.")
-        inline = _base64(fields["bytes"]) if "bytes" in fields else None
-        reference = _text(fields, "reference") if inline is None else ""
-        return cls(reference=reference, key=_text_or_none(fields, "key"), inline=inline)
+        inline = forms.decoded(fields["bytes"]) if "bytes" in fields else None
+        reference = forms.text(fields, "reference") if inline is None else ""
+        return cls(reference=reference, key=forms.text_or_none(fields, "key"), inline=inline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,23 +185,19 @@ class Submission:
     @classmethod
     def parse(cls, wire: Any) -> "Submission":
         """Check a message of any origin. Raises `MessageInvalid` with a sentence that names the field."""
-        fields = _fields(wire, "a submission", set(cls.__slots__))
-        items = fields.get("items")
-        if not isinstance(items, Sequence) or isinstance(items, str) or not items:
-            raise MessageInvalid("`items` must be a list of at least one item.")
-        if len(items) > MAX_PART_ITEMS:
-            raise MessageInvalid(f"A message carries at most {MAX_PART_ITEMS} items, not {len(items)}; send parts.")
-        first = _whole(fields, "first_position", default=0, lowest=0, highest=MAX_JOB_ITEMS)
+        fields = forms.fields_of(wire, "a submission", set(cls.__slots__))
+        items = forms.rows_of(fields, "items", most=MAX_PART_ITEMS)
+        first = forms.whole(fields, "first_position", default=0, lowest=0, highest=MAX_JOB_ITEMS)
         submission = cls(
-            job_id=_uuid(fields, "job_id"),
+            job_id=forms.identifier(fields, "job_id"),
             items=tuple(Item.parse(item) for item in items),
-            model=_match(fields, "model", MODEL_NAME, default="default"),
-            version=_match(fields, "version", VERSION_NAME, default=None),
-            priority=_one_of(fields, "priority", PRIORITIES, default=BULK),
-            idempotency_key=_text_or_none(fields, "idempotency_key"),
-            top_k=_whole(fields, "top_k", default=5, lowest=1, highest=MAX_TOP_K),
-            deadline_s=_seconds(fields, "deadline_s"),
-            num_items=_whole(
+            model=forms.match(fields, "model", MODEL_NAME, default="default"),
+            version=forms.match(fields, "version", VERSION_NAME, default=None),
+            priority=forms.one_of(fields, "priority", PRIORITIES, default=BULK),
+            idempotency_key=forms.text_or_none(fields, "idempotency_key"),
+            top_k=forms.whole(fields, "top_k", default=5, lowest=1, highest=MAX_TOP_K),
+            deadline_s=forms.seconds(fields, "deadline_s"),
+            num_items=forms.whole(
                 fields,
                 "num_items",
                 default=first + len(items),
@@ -204,7 +205,7 @@ class Submission:
                 highest=MAX_JOB_ITEMS,
             ),
             first_position=first,
-            caller=_text_or_none(fields, "caller"),
+            caller=forms.text_or_none(fields, "caller"),
         )
         submission._refuse_repeated_keys()
         return submission
@@ -296,7 +297,7 @@ class Refusal:
 Reply = Receipt | JobStatus | Refusal | list[Result]
 
 
-def reply_as_json(reply: Reply) -> dict[str, Any]:
+def reply_as_json(reply: "DataclassInstance | list[Result]") -> dict[str, Any]:
     """Give the wire form of an answer: `{"ok": ...}` or `{"refused": {"kind", "message"}}`."""
     if isinstance(reply, Refusal):
         return {"refused": asdict(reply)}
@@ -311,76 +312,7 @@ def parse_result(wire: Mapping[str, Any]) -> Result:
 
 def parse_job_id(text: Any) -> uuid.UUID:
     """Read a job id. Raises `MessageInvalid` unless it is a UUID."""
-    return uuid.UUID(_uuid({"job_id": text}, "job_id"))
-
-
-def _fields(wire: Any, what: str, known: set[str]) -> Mapping[str, Any]:
-    if not isinstance(wire, Mapping):
-        raise MessageInvalid(f"{what.capitalize()} must be an object, not {type(wire).__name__}.")
-    unknown = sorted(str(name) for name in wire if name not in known)
-    if unknown:
-        raise MessageInvalid(f"Unknown field in {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-    return wire
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise MessageInvalid(f"`{name}` must be text of 1 to {MAX_TEXT} characters.")
-    if "\x00" in value:
-        raise MessageInvalid(f"`{name}` must not contain a NUL character.")
-    # JSON can spell half a character, which no database stores.
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise MessageInvalid(f"`{name}` must not contain half a surrogate pair.")
-    return value
-
-
-def _text_or_none(fields: Mapping[str, Any], name: str) -> str | None:
-    return None if fields.get(name) is None else _text(fields, name)
-
-
-def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_SECONDS:
-        raise MessageInvalid(f"`{name}` must be a number of seconds above 0.")
-    return float(value)
-
-
-def _whole(fields: Mapping[str, Any], name: str, *, default: int, lowest: int, highest: int) -> int:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise MessageInvalid(f"`{name}` must be a whole number from {lowest} to {highest}.")
-    return value
-
-
-def _match(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str], *, default: Any) -> Any:
-    value = fields.get(name, default)
-    if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
-        raise MessageInvalid(f"`{name}` is not a valid name: {str(value)[:80]!r}.")
-    return default if value is None else value
-
-
-def _one_of(fields: Mapping[str, Any], name: str, allowed: Sequence[Choice], *, default: Choice) -> Choice:
-    value = fields.get(name, default)
-    if value not in allowed:
-        raise MessageInvalid(f"`{name}` must be one of {', '.join(allowed)}.")
-    return allowed[allowed.index(value)]
-
-
-def _uuid(fields: Mapping[str, Any], name: str) -> str:
-    try:
-        return str(uuid.UUID(_text(fields, name)))
-    except ValueError:
-        raise MessageInvalid(f"`{name}` must be a UUID.") from None
-
-
-def _base64(value: Any) -> bytes:
-    try:
-        return base64.b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise MessageInvalid("`bytes` must be base64 text.") from None
+    return uuid.UUID(forms.identifier({"job_id": text}, "job_id"))
 
 
 def local_path(reference: str) -> str:

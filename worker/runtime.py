@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors as db_errors
 from db import migrate, session
 from pipeline import errors as pipeline_errors
-from worker import bell, heartbeat, intake
+from worker import bell, heartbeat, intake, learner, learning_desk
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,14 +68,25 @@ def start_heartbeat(role: str, sessions: sessionmaker[Session]) -> heartbeat.Hea
     return beating
 
 
-def open_desk(app: Celery, settings: Settings) -> intake.Desk:
-    """Build what an intake child owns."""
-    return intake.Desk(
-        sessions=open_ledger(settings),
+def open_desks(app: Celery, settings: Settings) -> tuple[intake.Desk, learning_desk.LearningDesk]:
+    """Build what an intake child owns: the desk for work, and the one for labels and runs.
+
+    What reads images is imported by name, here, because the pool's parent imports the tasks and must not import Pillow.
+    """
+    labelling = importlib.import_module("worker.labelling")
+    sessions = open_ledger(settings)
+    desk = intake.Desk(
+        sessions=sessions,
         ring=partial(bell.ring, app),
         inline_store=settings.inline_store,
         max_inline_bytes=settings.max_inline_bytes,
         shard_size=settings.shard_size,
+    )
+    return desk, learning_desk.LearningDesk(
+        sessions=sessions,
+        settings=settings,
+        record=partial(labelling.record, labelling.open_labeller(settings, sessions)),
+        ring_run=partial(bell.ring_run, app),
     )
 
 
@@ -94,3 +105,8 @@ def open_serving(settings: Settings) -> Serving:
     """
     station = importlib.import_module("worker.station")
     return Serving(*station.open_serving(settings, open_ledger(settings)))
+
+
+def open_learner(settings: Settings, is_stopping: Callable[[], bool]) -> learner.Learner:
+    """Build what a learn child owns; torch is imported with its first run."""
+    return learner.Learner(settings, open_ledger(settings), is_stopping)

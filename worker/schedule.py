@@ -3,6 +3,8 @@
 Knows nothing of what the tasks do. Two beats are harmless: every tick is decided in SQL.
 """
 
+from typing import Any
+
 from celery import Celery
 
 from worker import app, messages
@@ -13,10 +15,15 @@ def create_beat_app(settings: Settings) -> Celery:
     """Build the app for `beat`: one entry per chore, dropped if it could not be served before the next."""
     beat_app = app.create_app(settings)
     beat_app.conf.beat_schedule = {
-        "sweep": {
-            "task": messages.SWEEP,
-            "schedule": settings.sweep_s,
-            "options": {"queue": messages.UPKEEP_QUEUE, "expires": settings.sweep_s, "ignore_result": True},
-        }
+        "sweep": _chore(messages.SWEEP, settings.sweep_s),
+        "tick": _chore(messages.TICK, settings.tick_s),
     }
     return beat_app
+
+
+def _chore(task: str, every_s: float) -> dict[str, Any]:
+    return {
+        "task": task,
+        "schedule": every_s,
+        "options": {"queue": messages.UPKEEP_QUEUE, "expires": every_s, "ignore_result": True},
+    }

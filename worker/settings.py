@@ -23,7 +23,9 @@ NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") els
 #: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
 LONGEST_SITTING_S = 120.0
 #: Settings whose value is never shown.
-SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth"})
+SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth", "webhook_token"})
+#: Characters of a token at least: 16 random ones cannot be guessed.
+MIN_TOKEN = 16
 #: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
 MAX_SOCKET_NAME = 107
 
@@ -83,6 +85,19 @@ def _sitting(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise ValueError("give a number above 0 and at most 1")
+
+
+def _token(text: str) -> str:
+    if text and (len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text):
+        raise ValueError(f"give at least {MIN_TOKEN} ASCII characters without a space")
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -124,8 +139,14 @@ class Settings:
     max_image_pixels: int = _setting(_positive, 50_000_000, "largest image, in pixels")
     max_inline_bytes: int = _setting(_positive, 64 * 1024, "largest image inside a message, in bytes")
     sweep_s: float = _setting(_seconds, 5.0, "seconds between sweeps for work whose bell was lost")
+    playbook: str = _setting(str, "", "TOML file that says how models learn; empty takes the defaults")
+    tick_s: float = _setting(_seconds, 60.0, "seconds between looks at whether a model should be retrained")
+    run_lease_s: float = _setting(_seconds, 90.0, "seconds after which a silent worker's run is given to another")
+    learn_share: float = _setting(_share, 0.1, "share of time a run takes while images wait for the same device")
+    pixel_cache_bytes: int = _setting(_positive, 2 * 1024**3, "memory for decoded training images, in bytes")
     flower_port: int = _setting(_positive, 5555, "loopback port of Flower in `imagemill up`")
     flower_basic_auth: str = _setting(str, "", "user:password of Flower, which never runs open")
+    webhook_token: str = _setting(_token, "", "what Label Studio shows to `imagemill webhook`, which never runs open")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
 
     @classmethod

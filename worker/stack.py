@@ -35,7 +35,7 @@ STEADY_S = 10.0
 PR_SET_PDEATHSIG = 1
 
 #: What the stack runs, in the order it starts; it stops in the opposite order.
-ROLES = ("intake", "classify", "upkeep", "beat")
+ROLES = ("intake", "classify", "learn", "upkeep", "beat")
 
 
 class StackError(Exception):

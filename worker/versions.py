@@ -73,20 +73,25 @@ def register(
     """Save a network as a checkpoint and enter it in the registry as the model's next version."""
     saved = checkpoints.save(network, draft, store, now_s=time.time())
     with session.transaction(sessions) as transaction:
-        return registry.register(
-            transaction,
-            registry.NewVersion(
-                model=model,
-                arch=draft.arch,
-                num_classes=len(draft.classes),
-                reference=saved.reference,
-                sha256=saved.sha256,
-                source=source,
-                parent_id=None,
-                metrics=dict(draft.metrics),
-                num_parameters=saved.card.num_parameters,
-            ),
-        )
+        return registry.register(transaction, new_version(model, saved, source=source))
+
+
+def new_version(
+    model: str, saved: checkpoints.Saved, *, source: Source, parent_id: int | None = None
+) -> registry.NewVersion:
+    """Describe a saved checkpoint for the registry."""
+    card = saved.card
+    return registry.NewVersion(
+        model=model,
+        arch=card.arch,
+        num_classes=len(card.classes),
+        reference=saved.reference,
+        sha256=saved.sha256,
+        source=source,
+        parent_id=parent_id,
+        metrics=dict(card.metrics),
+        num_parameters=card.num_parameters,
+    )
 
 
 def promote(sessions: sessionmaker[Session], name: str, *, reason: str) -> registry.Serving:

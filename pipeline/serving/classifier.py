@@ -112,22 +112,28 @@ class Classifier:
     def predict(self, images_NCHW: Tensor, *, top_k: int) -> list[Prediction]:  # noqa: N803
         """Classify uint8 [N, 3, S, S] on the CPU; one prediction per image, in order.
 
-        Scores are softmax(logits / temperature) in fp32. Raise CheckpointBroken where the network does not
-        give one finite row per image.
+        Scores are softmax(logits / temperature) in fp32 over the classes that are not masked. Raise
+        CheckpointBroken where the network does not give one finite row per image.
         """
         if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
             raise ValueError(f"Images must be uint8 [N, 3, S, S], not {images_NCHW.dtype} {images_NCHW.shape}.")
         if not len(images_NCHW):
             return []
         with torch.inference_mode():
-            scores = torch.softmax(self.logits(images_NCHW) / self.card.temperature, dim=1).cpu()
+            scores = torch.softmax(self._masked(self.logits(images_NCHW)) / self.card.temperature, dim=1).cpu()
         if scores.shape != (len(images_NCHW), len(self.classes)) or not scores.isfinite().all():
             raise CheckpointBroken(
                 f"The network gave {list(scores.shape)} scores for {len(images_NCHW)} images, or not finite."
             )
-        best = scores.topk(min(max(top_k, 1), len(self.classes)), dim=1)
+        best = scores.topk(min(max(top_k, 1), len(self.classes) - len(self.card.masked)), dim=1)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [self._prediction(indices, values) for indices, values in rows]
+
+    def _masked(self, logits: Tensor) -> Tensor:
+        columns = [self.classes.index(name) for name in self.card.masked]
+        if columns and logits.shape[1] == len(self.classes):
+            logits[:, columns] = float("-inf")
+        return logits
 
     def _prediction(self, indices: list[int], values: list[float]) -> Prediction:
         top_k = tuple((self.classes[index], value) for index, value in zip(indices, values, strict=True))

@@ -1,13 +1,18 @@
 """Small rows for the tests: each call names only what its test is about."""
 
+import hashlib
+import random
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
 from db import leases, ledger, outcomes, registry
+from db.labels import NewLabel
 from db.leases import Claim
 from db.ledger import NewJob, Receipt
+from db.runs import NewRun
 from db.shards import Item
 
 MODEL = "cats"
@@ -97,3 +102,41 @@ def labelled(item: Item, **columns: object) -> outcomes.Outcome:
 def failed(item: Item, message: str = "not an image") -> outcomes.Outcome:
     error = outcomes.ItemFailure(stage="decode", kind="ImageUnreadable", message=message)
     return outcomes.Outcome(position=item.position, key=item.key, reference=item.reference, error=error)
+
+
+def sha256(name: object) -> str:
+    return hashlib.sha256(str(name).encode()).hexdigest()
+
+
+def label(name: object, *, label: str = "cat", **columns: object) -> NewLabel:
+    """A label of an image of its own: no other name's image looks like it."""
+    picture = random.Random(f"picture of {name}")
+    usual: dict[str, object] = {
+        "sha256": sha256(name),
+        "dhash": picture.getrandbits(64),
+        "thumbnail": picture.randbytes(256),
+        "reference": f"images/{name}.jpg",
+        "label": label,
+        "who": "ada",
+        "source": "cli",
+    }
+    return NewLabel(**(usual | columns))
+
+
+def again(original: NewLabel, name: object, *, bits: int = 0, **columns: object) -> NewLabel:
+    """A label of the same picture in another file, whose hash differs in these bits."""
+    file = {"sha256": sha256(name), "reference": f"images/{name}.jpg", "dhash": original.dhash ^ bits}
+    return replace(original, **(file | columns))
+
+
+def new_run(model: str = MODEL, **columns: object) -> NewRun:
+    usual: dict[str, object] = {
+        "model": model,
+        "reason": "120 new labels",
+        "asked_by": "trigger",
+        "seed": 7,
+        "base_id": None,
+        "parent_id": None,
+        "playbook": {"recipe": {"strategy": "auto"}},
+    }
+    return NewRun(**(usual | columns))

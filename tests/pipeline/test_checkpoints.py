@@ -144,7 +144,7 @@ def test_a_store_that_cannot_be_written_is_unreachable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"format": None}, "format None"),
         ({"extra": 1}, "extra"),
         ({"temperature": 0}, "temperature"),

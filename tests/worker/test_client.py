@@ -1,5 +1,6 @@
 """The client is light, leaves its host alone, and says in a sentence when nobody answers."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from redis import Redis
 
 from worker import client, messages
 from worker.client import BrokerUnreachable, Client, ClientError, NotAcknowledged
+from worker.learning_messages import LabelledImage, Labels
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "sqlalchemy", "fsspec", "pipeline", "db"}
@@ -51,7 +53,8 @@ def test_the_wheel_is_the_client_alone_and_works(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as zipped:
         modules = {name for name in zipped.namelist() if ".dist-info/" not in name}
         zipped.extractall(tmp_path / "site")
-    assert modules == {f"imagemill/{name}.py" for name in ("client", "messages", "manifests")}
+    client_alone = ("client", "forms", "learning_messages", "manifests", "messages")
+    assert modules == {f"imagemill/{name}.py" for name in client_alone}
     seen = host("imagemill", tmp_path / "site")
     assert seen["app"] == "host"
     assert "worker" not in seen["modules"]
@@ -61,6 +64,9 @@ ASKED = {
     "submit": lambda one: one.submit(["s3://bucket/1.jpg"]),
     "status": lambda one: one.status("11111111-2222-4333-8444-555555555555"),
     "ping": lambda one: one.ping(),
+    "label": lambda one: one.label([("s3://bucket/1.jpg", "cat")]),
+    "retrain": lambda one: one.retrain(),
+    "run status": lambda one: one.run_status(7),
 }
 
 
@@ -109,3 +115,33 @@ def test_a_part_is_full_by_count_or_by_size() -> None:
     assert [(part.first_position, len(part.items)) for part in parts] == [(0, 2), (2, 2)]
     many = [messages.Item(reference="s3://b/1.jpg")] * (messages.MAX_PART_ITEMS + 1)
     assert [len(part.items) for part in client._parts(header, lambda: iter(many))] == [messages.MAX_PART_ITEMS, 1]
+
+
+def test_labels_travel_in_parts_each_with_a_key_of_its_own() -> None:
+    large = messages.MAX_PART_BYTES * 3 // 4 // 2 - 1000
+    images = [LabelledImage(inline=bytes(size), label="cat") for size in (large, large, large, 1)]
+    assert [len(part) for part in client._label_parts(iter(images))] == [2, 2]
+    many = [LabelledImage(reference="s3://b/1.jpg", label="cat")] * (2 * client.PART_LABELS + 1)
+    assert [len(part) for part in client._label_parts(iter(many))] == [client.PART_LABELS, client.PART_LABELS, 1]
+
+
+def test_labels_that_nobody_acknowledges_are_sent_once_more_and_no_sooner(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(client, "RESEND_S", 0.01)
+    monkeypatch.setattr(client, "RESEND_LABELS_S", 0.25)
+    monkeypatch.chdir(tmp_path)
+    with Client(redis_url, timeout_s=0.4) as one, pytest.raises(NotAcknowledged):
+        one.label([("a b.jpg", "cat"), ("s3://bucket/2.jpg", "dog")], model="cats", who="shop", group="g")
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        sent = [json.loads(raw) for raw in redis.lrange(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", 0, -1)]
+    assert len(sent) == 2
+    assert {message["headers"]["task"] for message in sent} == {messages.LABELS}
+    assert "bucket" not in json.dumps([message["headers"] for message in sent]), "Flower shows headers"
+    bodies = [json.loads(base64.b64decode(message["body"]))[1] for message in sent]
+    assert bodies[0] == bodies[1]
+    first, second = Labels.parse(bodies[0]).images
+    assert first.reference == f"file://{tmp_path}/a%20b.jpg"
+    assert (second.label, second.who, second.source, second.group) == ("dog", "shop", "client", "g")
+    assert (first.key.rpartition(":")[2], second.key.rpartition(":")[2]) == ("0", "1")
+    assert first.key.rpartition(":")[0] == second.key.rpartition(":")[0]

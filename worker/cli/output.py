@@ -24,6 +24,11 @@ STATE_STYLES = {
     "succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "dim", "expired": "dim",
     "running": "cyan", "accepted": "blue", "ready": "green", "busy": "cyan", "setup_failed": "red",
 }  # fmt: skip
+#: Columns of numbers, which stand at the right.
+NUMBERS = frozenset({
+    "items", "done", "failed", "waiting", "parameters", "classes", "score", "shards", "train", "val", "test",
+    "excluded", "images",
+})  # fmt: skip
 
 
 class Markup(str):
@@ -59,7 +64,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Print a table, or a line that says there is nothing."""
     drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        right = column in {"items", "done", "failed", "waiting", "parameters", "classes", "score", "shards"}
+        right = column in NUMBERS
         drawn.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(value) for value in row))

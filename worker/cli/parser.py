@@ -1,17 +1,15 @@
 """Takes nothing. Gives the parser: every command, its options and its help. Knows nothing of what commands do."""
 
 import argparse
-from typing import TypeAlias
 
 from worker import messages
+from worker.cli import parser_learning
+from worker.cli.parsing import Commands, command, count, group
 
 #: What `--help` says at the end.
 EPILOG = """exit codes: 0 done, 1 failed (a job: in part, too), 2 wrong usage or configuration,
             3 refused by the playbook or the gate
 settings: IMAGEMILL_* variables; `imagemill settings` lists them with their values"""
-
-JSON = argparse.ArgumentParser(add_help=False)
-JSON.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def build() -> argparse.ArgumentParser:
@@ -26,44 +24,27 @@ def build() -> argparse.ArgumentParser:
     _add_stack(commands)
     _add_submit(commands)
     _add_jobs(commands)
+    parser_learning.add_labels(commands)
+    parser_learning.add_runs(commands)
     _add_models(commands)
     _add_processes(commands)
+    parser_learning.add_webhook(commands)
     return parser
 
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse offers no public name
-
-
-def _command(commands: "Commands", name: str, run: str, about: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about, parents=[JSON])
-    command.set_defaults(run=run)
-    return command
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def _group(commands: "Commands", name: str, about: str) -> "Commands":
-    group = commands.add_parser(name, help=about, description=about)
-    return group.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-
-def _add_stack(commands: "Commands") -> None:
-    up = _command(commands, "up", "stack:up", "run the whole stack on this machine in the foreground")
+def _add_stack(commands: Commands) -> None:
+    up = command(commands, "up", "stack:up", "run the whole stack on this machine in the foreground")
     up.add_argument("--no-flower", action="store_true", help="leave Flower out")
-    demo = _command(
+    demo = command(
         commands, "demo", "demo:demo", "from nothing to a model and classified images, then what to try next"
     )
     demo.add_argument("--seed", type=int, default=0, help="which digits are held out, and the network's first weights")
-    _command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
-    _command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
+    command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
+    command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
 
 
-def _add_submit(commands: "Commands") -> None:
-    submit = _command(commands, "submit", "submit:submit", "hand over images as one job")
+def _add_submit(commands: Commands) -> None:
+    submit = command(commands, "submit", "submit:submit", "hand over images as one job")
     submit.add_argument("references", nargs="*", metavar="REF", help="path, glob, folder, file:// or s3:// reference")
     submit.add_argument("--manifest", metavar="FILE", help="JSONL or CSV with `reference` and perhaps `key` per item")
     submit.add_argument(
@@ -73,45 +54,45 @@ def _add_submit(commands: "Commands") -> None:
     submit.add_argument("--version", metavar="V", help="`model:3` for an exact version, `latest` to follow promotions")
     submit.add_argument("--key", metavar="K", help="idempotency key: the same key is the same job, however often sent")
     submit.add_argument("--priority", choices=messages.PRIORITIES, default=messages.BULK)
-    submit.add_argument("--top-k", type=_count, default=5, metavar="N", help="labels to record per item (default: 5)")
+    submit.add_argument("--top-k", type=count, default=5, metavar="N", help="labels to record per item (default: 5)")
     submit.add_argument("--deadline", type=float, metavar="S", help="seconds after which unfinished items are dropped")
     submit.add_argument("--wait", action="store_true", help="show progress until the job has ended")
     submit.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
     submit.add_argument("--out", metavar="FILE", help="wait, then write the outcomes (.jsonl, .csv or .parquet)")
 
 
-def _add_jobs(commands: "Commands") -> None:
-    jobs = _group(commands, "jobs", "list, show, read, cancel and retry jobs")
-    listed = _command(jobs, "list", "jobs:listed", "the newest jobs")
+def _add_jobs(commands: Commands) -> None:
+    jobs = group(commands, "jobs", "list, show, read, cancel and retry jobs")
+    listed = command(jobs, "list", "jobs:listed", "the newest jobs")
     listed.add_argument("--state", choices=messages.STATES, help="only jobs in this state")
-    listed.add_argument("--limit", type=_count, default=20, help="how many (default: %(default)s)")
+    listed.add_argument("--limit", type=count, default=20, help="how many (default: %(default)s)")
     for name, about in (
         ("show", "one job"),
         ("cancel", "drop what is not done; finished outcomes are kept"),
         ("retry", "classify again what failed or was left undone"),
     ):
-        _command(jobs, name, f"jobs:{name}", about).add_argument("job", metavar="JOB")
+        command(jobs, name, f"jobs:{name}", about).add_argument("job", metavar="JOB")
     for name, about in (
         ("results", "every outcome, in the order of the items"),
         ("errors", "only the items that failed"),
     ):
-        command = _command(jobs, name, f"jobs:{name}", about)
-        command.add_argument("job", metavar="JOB")
-        command.add_argument(
+        written = command(jobs, name, f"jobs:{name}", about)
+        written.add_argument("job", metavar="JOB")
+        written.add_argument(
             "--format",
             choices=("jsonl", "csv", "parquet"),
             help="default: by the file's ending; a terminal gets a table, a pipe jsonl",
         )
-        command.add_argument("--out", metavar="FILE", help="write to a file instead of the terminal")
+        written.add_argument("--out", metavar="FILE", help="write to a file instead of the terminal")
 
 
-def _add_models(commands: "Commands") -> None:
-    models = _group(commands, "models", "list, show, import, promote, roll back and verify model versions")
-    listed = _command(models, "list", "models:listed", "every version, and which one serves")
+def _add_models(commands: Commands) -> None:
+    models = group(commands, "models", "list, show, import, promote, roll back and verify model versions")
+    listed = command(models, "list", "models:listed", "every version, and which one serves")
     listed.add_argument("--model", help="only this model's versions")
-    show = _command(models, "show", "models:show", "one version: card, and the module tree with parameters and shapes")
+    show = command(models, "show", "models:show", "one version: card, and the module tree with parameters and shapes")
     show.add_argument("version", metavar="VERSION", help="`model:3`, or `model` for the one that serves")
-    imported = _command(models, "import", "models:imported", "make a version from weights on disk or published ones")
+    imported = command(models, "import", "models:imported", "make a version from weights on disk or published ones")
     imported.add_argument(
         "--arch",
         required=True,
@@ -131,31 +112,31 @@ def _add_models(commands: "Commands") -> None:
     )
     imported.add_argument("--model", default="default", help="the model it becomes a version of (default: %(default)s)")
     pixels = imported.add_argument_group("pixels, where the weights were trained on others than the architecture's own")
-    pixels.add_argument("--resize", type=_count, metavar="PX", dest="resize_size", help="short side before the crop")
-    pixels.add_argument("--crop", type=_count, metavar="PX", dest="crop_size", help="side of the centre crop")
+    pixels.add_argument("--resize", type=count, metavar="PX", dest="resize_size", help="short side before the crop")
+    pixels.add_argument("--crop", type=count, metavar="PX", dest="crop_size", help="side of the centre crop")
     pixels.add_argument("--interpolation", help="bilinear, bicubic, nearest or lanczos")
     pixels.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels from 0 to 1")
     pixels.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels from 0 to 1")
     imported.add_argument(
         "--promote", action="store_true", help="let it serve at once (a model's first version always does)"
     )
-    promote = _command(models, "promote", "models:promote", "let a version serve; warm workers swap without a restart")
+    promote = command(models, "promote", "models:promote", "let a version serve; warm workers swap without a restart")
     promote.add_argument("version", metavar="MODEL:N")
     promote.add_argument("--reason", default="", help="kept in the history")
-    rollback = _command(models, "rollback", "models:rollback", "let the version serve that served before")
+    rollback = command(models, "rollback", "models:rollback", "let the version serve that served before")
     rollback.add_argument("model", metavar="MODEL")
     rollback.add_argument("--reason", default="", help="kept in the history")
-    history = _command(models, "history", "models:history", "what served when, who changed it and why")
+    history = command(models, "history", "models:history", "what served when, who changed it and why")
     history.add_argument("model", metavar="MODEL")
-    verify = _command(models, "verify", "models:verify", "hashes, structure and parity of a version's checkpoint")
+    verify = command(models, "verify", "models:verify", "hashes, structure and parity of a version's checkpoint")
     verify.add_argument("version", metavar="VERSION")
 
 
-def _add_processes(commands: "Commands") -> None:
-    worker = _command(commands, "worker", "processes:worker", "run one worker in the foreground")
-    worker.add_argument("role", choices=("intake", "classify", "upkeep"))
-    _command(commands, "beat", "processes:beat", "run the scheduler in the foreground")
-    flower = _command(
+def _add_processes(commands: Commands) -> None:
+    worker = command(commands, "worker", "processes:worker", "run one worker in the foreground")
+    worker.add_argument("role", choices=("intake", "classify", "learn", "upkeep"))
+    command(commands, "beat", "processes:beat", "run the scheduler in the foreground")
+    flower = command(
         commands,
         "flower",
         "processes:flower",
@@ -163,8 +144,8 @@ def _add_processes(commands: "Commands") -> None:
     )
     flower.add_argument("--address", default="127.0.0.1", help="(default: %(default)s)")
     flower.add_argument("--port", type=int, help="(default: IMAGEMILL_FLOWER_PORT)")
-    health = _command(commands, "health", "processes:health", "exit 0 if this host's worker of that role lives")
-    health.add_argument("role", choices=("intake", "classify", "upkeep", "beat"))
-    database = _group(commands, "db", "the ledger's schema")
-    _command(database, "upgrade", "processes:upgrade", "bring the schema to this code's revision")
-    _command(database, "check", "processes:check", "exit 0 if the schema is this code's")
+    health = command(commands, "health", "processes:health", "exit 0 if this host's worker of that role lives")
+    health.add_argument("role", choices=("intake", "classify", "learn", "upkeep", "beat"))
+    database = group(commands, "db", "the ledger's schema")
+    command(database, "upgrade", "processes:upgrade", "bring the schema to this code's revision")
+    command(database, "check", "processes:check", "exit 0 if the schema is this code's")

@@ -22,7 +22,7 @@ def worker(asked: Namespace, settings: Settings) -> int:
     _reach_broker(settings)
     logs.set_up(settings.log_level)
     queues = _queues(asked.role, settings.models)
-    celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",))
+    celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",), takes_hours=asked.role == "learn")
     celery.worker_main(
         [
             *("worker", "--hostname", f"{asked.role}@%h", "--queues", ",".join(queues)),
@@ -103,7 +103,7 @@ def _queues(role: str, models: Sequence[str]) -> tuple[str, ...]:
     """Name a role's queues in the order they are served: every model's interactive one ahead of any bulk one."""
     if role == "classify":
         return tuple(messages.classify_queue(model, urgency) for urgency in messages.PRIORITIES for model in models)
-    return (messages.INTAKE_QUEUE if role == "intake" else messages.UPKEEP_QUEUE,)
+    return ({"intake": messages.INTAKE_QUEUE, "upkeep": messages.UPKEEP_QUEUE, "learn": messages.LEARN_QUEUE}[role],)
 
 
 def _reach_broker(settings: Settings) -> None:

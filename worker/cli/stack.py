@@ -96,7 +96,7 @@ def running(
         migrate.upgrade(settings.database_url)
         for role in ROLES:
             stack.start(role, *(("beat",) if role == "beat" else ("worker", role)))
-        say("Starting intake, classify, upkeep and beat ...")
+        say("Starting intake, classify, learn, upkeep and beat ...")
         _await_ready(settings, stack, stop or threading.Event())
         yield stack
 

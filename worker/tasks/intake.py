@@ -1,10 +1,10 @@
-"""Takes submissions and questions from the intake queue. Gives answers. Knows nothing of how they are found."""
+"""Takes submissions, labels and questions from the intake queue. Gives answers. Knows nothing of how they are found."""
 
 from typing import Any
 
 from celery import current_app, shared_task, signals
 
-from worker import heartbeat, intake, logs, messages, runtime
+from worker import heartbeat, intake, learning_desk, logs, messages, runtime
 from worker.settings import read_settings
 
 logs.take_over()
@@ -13,21 +13,23 @@ logs.take_over()
 ANSWERED = {"ignore_result": False, "acks_late": False}
 
 _desk: list[intake.Desk] = []
+_learning_desk: list[learning_desk.LearningDesk] = []
 _beating: list[heartbeat.Heartbeat] = []
 
 
 @signals.worker_process_init.connect
-def open_desk(**_: object) -> None:
+def open_desks(**_: object) -> None:
     """Connect this child to the ledger before it takes work."""
     app = current_app._get_current_object()
-    desk = runtime.open_or_end("intake", lambda: runtime.open_desk(app, read_settings()))
-    if desk is not None:
-        _desk.append(desk)
-        _beating.append(runtime.start_heartbeat("intake", desk.sessions))
+    desks = runtime.open_or_end("intake", lambda: runtime.open_desks(app, read_settings()))
+    if desks is not None:
+        _desk.append(desks[0])
+        _learning_desk.append(desks[1])
+        _beating.append(runtime.start_heartbeat("intake", desks[0].sessions))
 
 
 @signals.worker_process_shutdown.connect
-def close_desk(**_: object) -> None:
+def close_desks(**_: object) -> None:
     """Say goodbye in the ledger."""
     while _beating:
         _beating.pop().stop()
@@ -55,3 +57,21 @@ def results(job_id: Any = None, after: Any = -1, limit: Any = intake.MAX_PAGE_IT
 def cancel(job_id: Any = None) -> dict[str, Any]:
     """Cancel a job."""
     return messages.reply_as_json(intake.cancel(_desk[0], job_id))
+
+
+@shared_task(name=messages.LABELS, **ANSWERED)
+def label(**labels: Any) -> dict[str, Any]:
+    """Record labels."""
+    return messages.reply_as_json(learning_desk.label(_learning_desk[0], labels))
+
+
+@shared_task(name=messages.RETRAIN, **ANSWERED)
+def retrain(**wish: Any) -> dict[str, Any]:
+    """Ask for a run."""
+    return messages.reply_as_json(learning_desk.retrain(_learning_desk[0], wish))
+
+
+@shared_task(name=messages.RUN_STATUS, **ANSWERED)
+def run_status(run: Any = None) -> dict[str, Any]:
+    """Tell how far a run is."""
+    return messages.reply_as_json(learning_desk.run_status(_learning_desk[0], run))

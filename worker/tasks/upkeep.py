@@ -7,7 +7,7 @@ from celery import current_app, shared_task, signals
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
-from worker import bell, heartbeat, logs, messages, relay, runtime
+from worker import bell, heartbeat, live, logs, messages, relay, runtime, ticking
 from worker.settings import read_settings
 
 logs.take_over()
@@ -44,3 +44,15 @@ def sweep() -> None:
     ring, num_ringing = partial(bell.ring, app), partial(bell.num_ringing, app)
     swept = relay.sweep(_sessions[0], ring, num_ringing, max_attempts=read_settings().max_attempts)
     log.log(logging.INFO if swept.found_something else logging.DEBUG, "swept: %s", swept)
+    ticking.sweep_runs(_sessions[0], partial(bell.ring_run, app))
+
+
+@shared_task(name=messages.TICK, acks_late=False, ignore_result=True)
+def tick() -> None:
+    """Decide for each model whether it is retrained, and look after versions that were promoted of late."""
+    app = current_app._get_current_object()
+    settings = read_settings()
+    ticking.tick(_sessions[0], settings, partial(bell.ring_run, app))
+    live.tend(_sessions[0], settings, partial(bell.ring, app))
+    for model in ticking.models_to_watch(_sessions[0], settings):
+        bell.ring_drift(app, model)

@@ -1,0 +1,1 @@
+"""The page of a run report: its words, its tables, its drawings, its template."""

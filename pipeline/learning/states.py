@@ -1,0 +1,58 @@
+"""Takes tensors and plain values.
+
+Gives them back from a file, whole or not at all, whatever happens while they are written.
+Knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: the state to go on from, and the best network so far, which is written only when it changes
+STATE, BEST = "state.pt", "best-{number:05}.pt"
+
+
+def state_file(folder: Path) -> Path:
+    """Name the file of a run's state."""
+    return folder / STATE
+
+
+def best_file(folder: Path, number: int) -> Path:
+    """Name the file of the best network, by its epoch: the state before it still needs the one before it."""
+    return folder / BEST.format(number=number)
+
+
+def keep_best(folder: Path, number: int) -> None:
+    """Remove every best network but that of this epoch; call it when the state that names it is written."""
+    for file in folder.glob(BEST.format(number=0).replace("00000", "*")):
+        if file != best_file(folder, number):
+            file.unlink(missing_ok=True)
+
+
+def save(file: Path, content: Mapping[str, object]) -> None:
+    """Write tensors and plain values to a file, whole or not at all; raise OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as opened:
+            torch.save(dict(content), opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(file: Path) -> dict[str, Any] | None:
+    """Read what `save` wrote, without running code that may be in it; None if it is damaged or gone."""
+    try:
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
+        return None
+    return found

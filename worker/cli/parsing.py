@@ -1,0 +1,32 @@
+"""Takes a command's name and what it is about. Gives its parser, as every command's is made.
+
+Knows nothing of any one command.
+"""
+
+import argparse
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse offers no public name
+
+JSON = argparse.ArgumentParser(add_help=False)
+JSON.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def command(commands: Commands, name: str, run: str, about: str) -> argparse.ArgumentParser:
+    """Add a command that runs `run`, a `module:function` of `worker.cli`."""
+    added: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about, parents=[JSON])
+    added.set_defaults(run=run)
+    return added
+
+
+def group(commands: Commands, name: str, about: str) -> Commands:
+    """Add a command that is a group of others."""
+    added = commands.add_parser(name, help=about, description=about)
+    return added.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+
+def count(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
+    return int(text)

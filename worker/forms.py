@@ -1,0 +1,123 @@
+"""Takes an object of any origin, as it came off the wire. Gives its fields one by one, checked.
+
+Knows nothing of what the fields are for: standard library only. Every refusal is a sentence that names the field.
+"""
+
+import base64
+import binascii
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+#: Characters in a reference, a key or any other text.
+MAX_TEXT = 4096
+#: Seconds that no deadline reaches: 30,000 years, and well within any database's numbers.
+MAX_SECONDS = 1e12
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class MessageInvalid(ValueError):
+    """The message does not have the documented form."""
+
+
+def fields_of(wire: Any, what: str, known: set[str]) -> Mapping[str, Any]:
+    """Give the object's fields. Raises `MessageInvalid` if it is no object, or has a field that is not known."""
+    if not isinstance(wire, Mapping):
+        raise MessageInvalid(f"{what.capitalize()} must be an object, not {type(wire).__name__}.")
+    unknown = sorted(str(name) for name in wire if name not in known)
+    if unknown:
+        raise MessageInvalid(f"Unknown field in {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+    return wire
+
+
+def rows_of(fields: Mapping[str, Any], name: str, *, most: int) -> Sequence[Any]:
+    """Give a list of at least one and at most `most` things."""
+    rows = fields.get(name)
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
+        raise MessageInvalid(f"`{name}` must be a list of at least one item.")
+    if len(rows) > most:
+        raise MessageInvalid(f"A message carries at most {most} {name}, not {len(rows)}; send parts.")
+    return rows
+
+
+def text(fields: Mapping[str, Any], name: str, *, most: int = MAX_TEXT) -> str:
+    """Give a text that any database stores, of at most `most` characters."""
+    value = fields.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= most:
+        raise MessageInvalid(f"`{name}` must be text of 1 to {most} characters.")
+    if "\x00" in value:
+        raise MessageInvalid(f"`{name}` must not contain a NUL character.")
+    # JSON can spell half a character, which no database stores.
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise MessageInvalid(f"`{name}` must not contain half a surrogate pair.")
+    return value
+
+
+def text_or_none(fields: Mapping[str, Any], name: str, *, most: int = MAX_TEXT) -> str | None:
+    """Give a text, or None where there is none."""
+    return None if fields.get(name) is None else text(fields, name, most=most)
+
+
+def seconds(fields: Mapping[str, Any], name: str) -> float | None:
+    """Give a number of seconds above 0, or None where there is none."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_SECONDS:
+        raise MessageInvalid(f"`{name}` must be a number of seconds above 0.")
+    return float(value)
+
+
+def whole(fields: Mapping[str, Any], name: str, *, default: int | None, lowest: int, highest: int) -> int:
+    """Give a whole number within bounds; without a default it must be there."""
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise MessageInvalid(f"`{name}` must be a whole number from {lowest} to {highest}.")
+    return value
+
+
+def flag(fields: Mapping[str, Any], name: str) -> bool:
+    """Give true or false; false where there is none."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise MessageInvalid(f"`{name}` must be true or false.")
+    return bool(value)
+
+
+def match(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str], *, default: Any) -> Any:
+    """Give a text that the pattern matches whole."""
+    value = fields.get(name, default)
+    if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
+        raise MessageInvalid(f"`{name}` is not a valid name: {str(value)[:80]!r}.")
+    return default if value is None else value
+
+
+def one_of(fields: Mapping[str, Any], name: str, allowed: Sequence[Choice], *, default: Choice) -> Choice:
+    """Give one of the allowed texts."""
+    value = fields.get(name, default)
+    if value not in allowed:
+        raise MessageInvalid(f"`{name}` must be one of {', '.join(allowed)}.")
+    return allowed[allowed.index(value)]
+
+
+def identifier(fields: Mapping[str, Any], name: str) -> str:
+    """Give a UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text(fields, name)))
+    except ValueError:
+        raise MessageInvalid(f"`{name}` must be a UUID.") from None
+
+
+def decoded(value: Any) -> bytes:
+    """Give the bytes that base64 text stands for."""
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise MessageInvalid("`bytes` must be base64 text.") from None
+
+
+def encoded(image: bytes) -> str:
+    """Give bytes as base64 text."""
+    return base64.b64encode(image).decode("ascii")

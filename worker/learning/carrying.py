@@ -1,0 +1,255 @@
+"""Takes a claimed run. Gives its steps done, from the first that is not, and a final state, always.
+
+    snapshot -> plan -> train -> evaluate -> gate -> report
+
+Knows nothing of what a step computes. What a step leaves for later ones is in its row, or in a file its row names.
+"""
+
+import errno
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import errors as db_errors
+from db import registry, runs, session
+from db import snapshots as snapshot_rows
+from db.models import Verdict
+from pipeline import errors
+from pipeline.learning.snapshots import Snapshot
+from worker.learning import judging, keeping, material, planning, reporting, snapshotting, training
+from worker.learning.material import Material, Start
+from worker.learning.watch import Cancelled, Interrupted, Lost, Watch
+from worker.learning.workshop import Workshop
+from worker.playbook import Playbook
+
+log = logging.getLogger(__name__)
+
+#: what a user can do about trouble that is not of the pipeline's own making
+NO_SPACE = "There is no space left on the disk of the store; free some, and ask for the run again."
+NO_DEVICE_MEMORY = "Not even one image fits on the device; stop what shares it, or take a smaller network."
+NO_HOST_MEMORY = "The host has no memory left; lower IMAGEMILL_PIXEL_CACHE_BYTES, or give the worker more."
+UNEXPECTED = "Something unexpected went wrong ({}); the learn worker's log says where."
+
+
+def carry_out(workshop: Workshop, watch: Watch) -> str:
+    """Do what is left of a run and end it; gives what came of it, in a few words.
+
+    Raises `LedgerUnreachable`: then the lease runs out, and another worker goes on.
+    """
+    run = watch.run
+    carrying = Carrying(workshop, watch)
+    try:
+        verdict = carrying.to_the_end()
+    except Cancelled:
+        return _end(carrying, "cancelled")
+    except Interrupted:
+        with session.transaction(workshop.sessions) as transaction:
+            runs.release(transaction, run.id, run.fence)
+        return f"given back in step {carrying.step}: this worker is being stopped"
+    except (Lost, db_errors.RunLost):
+        return f"lost in step {carrying.step}: somebody else has it now"
+    except (db_errors.LedgerUnreachable, SQLAlchemyError):
+        raise
+    except Exception as wrong:  # a run has a final state, whatever went wrong in it
+        failure = failure_of(wrong)
+        log.log(logging.ERROR, "run %s failed: %s", run.id, failure.message, exc_info=failure.is_unexpected)
+        return _end(carrying, "failed", failure)
+    with session.transaction(workshop.sessions) as transaction:
+        runs.end(transaction, run.id, run.fence, state="succeeded", verdict=verdict)
+    keeping.forget(workshop, run.id)
+    return verdict
+
+
+def _end(carrying: "Carrying", state: Literal["failed", "cancelled"], failure: "Failure | None" = None) -> str:
+    """Write the final state, then a page about it if that can be done."""
+    workshop, run = carrying.workshop, carrying.run
+    kind, message = (failure.kind, failure.message) if failure else (None, None)
+    ending = replace(run, state=state, error_kind=kind, error_message=message, finished_at_s=None)
+    reference = carrying.page_of(ending)
+    with session.transaction(workshop.sessions) as transaction:
+        if reference is not None:
+            runs.note(transaction, run.id, run.fence, report=reference)
+        runs.end(transaction, run.id, run.fence, state=state, error_kind=kind, error_message=message)
+    keeping.forget(workshop, run.id)
+    return state if failure is None else f"{state} in step {carrying.step}: {failure.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a run failed."""
+
+    #: snake_case fact
+    kind: str
+    #: one sentence for a user
+    message: str
+    is_unexpected: bool = False
+
+
+def failure_of(wrong: BaseException) -> Failure:
+    """Say what an error means for the owner of a run."""
+    causes = [wrong, wrong.__cause__, getattr(wrong.__cause__, "__cause__", None)]
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+        return Failure(kind="no_space", message=NO_SPACE)
+    if isinstance(wrong, torch.OutOfMemoryError):
+        return Failure(kind="device_memory", message=NO_DEVICE_MEMORY)
+    if isinstance(wrong, MemoryError):
+        return Failure(kind="host_memory", message=NO_HOST_MEMORY)
+    kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(wrong).__name__).lower()
+    if isinstance(wrong, errors.PipelineError | db_errors.LedgerError):
+        return Failure(kind=kind, message=str(wrong))
+    return Failure(kind="unexpected", message=UNEXPECTED.format(type(wrong).__name__), is_unexpected=True)
+
+
+class Carrying:
+    """One run on its way. What steps share is computed once, and again only by a worker that took the run over."""
+
+    def __init__(self, workshop: Workshop, watch: Watch) -> None:
+        self.workshop = workshop
+        self.watch = watch
+        self.run = watch.run
+        self.step = "none"
+
+    def to_the_end(self) -> Verdict:
+        """Do the steps that are left and give the verdict."""
+        self._do("snapshot", self._snapshot)
+        planned = self._do("plan", self._plan)
+        if not planned["plan"]["candidates"]:
+            self._do("report", self._report)
+            return "not_recommended"
+        self._do("train", self._train)
+        self._do("evaluate", self._evaluate)
+        verdict: Verdict = self._do("gate", self._gate)["verdict"]["verdict"]
+        self._do("report", self._report)
+        return verdict
+
+    # ------------------------------------------------------------ what steps share
+
+    @cached_property
+    def playbook(self) -> Playbook:
+        """What was configured when the run was asked for."""
+        return Playbook.from_dict(self.run.model, {k: v for k, v in self.run.playbook.items() if k != "model"})
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The labels it learns from."""
+        with session.reading(self.workshop.sessions) as reading:
+            snapshot_id = self._result("snapshot")["snapshot_id"]
+            row = snapshot_rows.by_id(reading, snapshot_id)
+        return snapshotting.read(row)
+
+    @cached_property
+    def base(self) -> registry.Version:
+        """The version whose weights it starts from."""
+        starts_from_champion = self.playbook.recipe.start == "champion" and self.run.parent_id is not None
+        version_id = self.run.parent_id if starts_from_champion else self.run.base_id
+        if version_id is None:
+            raise errors.CheckpointBroken("The version that the run starts from is not in the registry any more.")
+        with session.reading(self.workshop.sessions) as reading:
+            return registry.by_id(reading, version_id)
+
+    @cached_property
+    def start(self) -> Start:
+        """That version, loaded."""
+        return material.open_start(self.workshop, self.base)
+
+    @cached_property
+    def material(self) -> Material:
+        """Features and targets of every split."""
+        return material.gather(self.workshop, self.watch.pace, self.snapshot, self.start)
+
+    # ------------------------------------------------------------ the steps
+
+    def _snapshot(self) -> dict[str, Any]:
+        taken = snapshotting.take(self.workshop, self.run.model)
+        with session.transaction(self.workshop.sessions) as transaction:
+            row = snapshot_rows.record(transaction, taken.row)
+            runs.note(transaction, self.run.id, self.run.fence, snapshot_id=row.id)
+        return {"snapshot_id": row.id, "digest": row.digest, "left_out": list(taken.left_out)}
+
+    def _plan(self) -> dict[str, Any]:
+        planned = planning.make_plan(
+            self.workshop, self.watch.pace, self.material, self.playbook, is_forced=self.run.is_forced
+        ).as_dict()
+        self._note(plan=planned)
+        return planned
+
+    def _train(self) -> dict[str, Any]:
+        asked = self.playbook.recipe.strategy
+        candidates: list[Any] = self._result("plan")["plan"]["candidates"] if asked == "auto" else [asked]
+        trained = training.train(
+            self.workshop,
+            self.watch.pace,
+            self.material,
+            self.playbook.recipe,
+            candidates,
+            folder=self.workshop.run_folder(self.run.id),
+            on_epoch=lambda strategy, epoch, num_epochs: self._note(
+                progress={"strategy": strategy, "epoch": epoch.number, "of": num_epochs, **epoch.as_dict()}
+            ),
+        )
+        return keeping.keep(self.workshop, self.run.id, trained)
+
+    def _evaluate(self) -> dict[str, Any]:
+        trial = keeping.recall(self.workshop, self.run.id, self._result("train"), self.material)
+        evaluated = judging.evaluate(self.workshop, self.watch, self.material, trial, self.playbook)
+        version = judging.enter(self.workshop, self.watch, evaluated, self.base)
+        return {"version_id": version.id, "version": version.name, "metrics": evaluated.metrics.as_dict()}
+
+    def _gate(self) -> dict[str, Any]:
+        with session.reading(self.workshop.sessions) as reading:
+            challenger = registry.by_id(reading, self._result("evaluate")["version_id"])
+        judged = judging.judge(self.workshop, self.watch, self.material, challenger, self.playbook)
+        return {
+            "gate_id": judged.gate_id,
+            "verdict": judged.verdict.as_dict(),
+            "is_promoted": judged.is_promoted,
+            "champion": judged.champion,
+        }
+
+    def _report(self) -> dict[str, Any]:
+        reference = reporting.write(self.workshop, self.watch, self._results(), self.material)
+        self._note(report=reference)
+        return {"reference": reference}
+
+    def page_of(self, ending: runs.Run) -> str | None:
+        """Write a page about a run that ended early; one that cannot be written is no reason to fail again."""
+        try:
+            return reporting.write(self.workshop, self.watch, self._results(), None, ending=ending)
+        except Exception:  # the final state matters more than its page
+            log.exception("run %s has no report", self.run.id)
+            return None
+
+    # ------------------------------------------------------------ rows
+
+    def _do(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Give a step's result: of its row if it is done, else computed now and written down."""
+        self.step = name
+        done = self._results().get(name)
+        if done is not None:
+            return done
+        self.watch.keep_going()
+        with session.transaction(self.workshop.sessions) as transaction:
+            runs.begin_step(transaction, self.run.id, self.run.fence, name)
+        result = compute()
+        with session.transaction(self.workshop.sessions) as transaction:
+            runs.finish_step(transaction, self.run.id, self.run.fence, name, result)
+        log.info("run %s: %s is done", self.run.id, name)
+        return result
+
+    def _results(self) -> dict[str, dict[str, Any]]:
+        with session.reading(self.workshop.sessions) as reading:
+            rows = runs.steps(reading, self.run.id)
+        return {name: row.result or {} for name, row in rows.items() if row.finished_at_s is not None}
+
+    def _result(self, name: str) -> dict[str, Any]:
+        return self._results()[name]
+
+    def _note(self, **columns: Any) -> None:
+        with session.transaction(self.workshop.sessions) as transaction:
+            runs.note(transaction, self.run.id, self.run.fence, **columns)
