@@ -62,7 +62,7 @@ class Added:
     is_new_image: bool
     #: the image nearly repeats another one
     is_near_duplicate: bool
-    #: `added`: first of its image, or agreeing with somebody else; `unchanged`: nothing that was not known
+    #: `added`: first of its image, or agreeing with somebody else; `unchanged`: what its sender had said already
     status: Status
 
 
@@ -139,23 +139,29 @@ class _Deciding:
         if label.event_key is not None and label.event_key in self.sent:
             sha256 = self.sent[label.event_key]
             return _Decided(label=label, sha256=sha256, class_number=None, status="unchanged", is_new_image=False)
-        sha256, number, who = label.sha256, self.numbers[label.label], (label.who, label.source)
+        sha256, number = label.sha256, self.numbers[label.label]
         is_new = sha256 not in self.standing
         if is_new:
             self.standing[sha256] = Standing(place=self.placing.place(sha256, label.print, label.group, number))
-        standing = self.standing[sha256]
-        self.floors.move(standing.class_number, number, standing.place.split)
-        self.standing[sha256] = standing.labelled(number, *who)
-        if label.event_key is not None:
-            self.sent[label.event_key] = sha256
-        status = _status(standing, number, who)
+        status = _status(self.standing[sha256], label, number)
+        if status != "unchanged":
+            self._note(label, number)
         return _Decided(label=label, sha256=sha256, class_number=number, status=status, is_new_image=is_new)
 
+    def _note(self, label: NewLabel, number: int) -> None:
+        standing = self.standing[label.sha256]
+        self.floors.move(standing.class_number, number, standing.place.split)
+        self.standing[label.sha256] = standing.labelled(number, label.who, label.source)
+        if label.event_key is not None:
+            self.sent[label.event_key] = label.sha256
 
-def _status(standing: Standing, class_number: int, who: tuple[str, str]) -> Status:
-    if standing.class_number not in (None, class_number):
-        return "corrected"
-    return "unchanged" if who in standing.vouchers else "added"
+
+def _status(standing: Standing, label: NewLabel, number: int) -> Status:
+    is_repeated = standing.said.get((label.who, label.source)) == number
+    if standing.class_number in (None, number):
+        return "unchanged" if is_repeated else "added"
+    # A folder that is imported again must not undo what somebody corrected since; an event of its own may.
+    return "unchanged" if is_repeated and label.event_key is None else "corrected"
 
 
 def _numbers(session: Session, label_set: LabelSet, names: Sequence[str]) -> dict[str, int]:

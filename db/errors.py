@@ -18,7 +18,8 @@ Takes nothing. Gives one tree; a class docstring is its default message. Knows n
     ├── UnknownClass
     ├── UnknownRun
     ├── RunFinished
-    └── RunLost
+    ├── RunLost
+    └── GateRefuses
 """
 
 
@@ -91,3 +92,7 @@ class RunFinished(LedgerError):
 
 class RunLost(LedgerError):
     """The run is no longer held by this worker: somebody else took it, or it was cancelled."""
+
+
+class GateRefuses(LedgerError):
+    """The gate did not let this version serve; --force with --reason overrides it, on record."""

@@ -59,6 +59,11 @@ def by_run(session: Session, run_id: int) -> Gate | None:
     return _newest(session, _gates().where(models.Gate.run_id == run_id))
 
 
+def on_version(session: Session, version_id: int) -> Gate | None:
+    """Read the last verdict on a version."""
+    return _newest(session, _gates().where(models.Gate.challenger_id == version_id))
+
+
 def latest(session: Session, model: str) -> Gate | None:
     """Read the last verdict on a version of a model."""
     return _newest(session, _gates().where(models.Version.model == model))

@@ -147,7 +147,7 @@ def insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert 
 def among(session: Session, column: QueryableAttribute[Value], values: Iterable[Value]) -> ColumnElement[bool]:
     """Hold where a column is one of many values, given to PostgreSQL as one parameter.
 
-    Of a statement with hundreds of them it makes a plan for all values that reads the table from end to end.
+    Given hundreds, it soon prefers a plan for any values at all, which reads the table from end to end.
     """
     many = list(dict.fromkeys(values))
     if session.get_bind().dialect.name == "sqlite":

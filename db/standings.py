@@ -5,8 +5,8 @@ Knows nothing of what is decided about new ones, and writes nothing.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import ColumnElement, ScalarSelect, exists, func, select, union
 from sqlalchemy.orm import QueryableAttribute, Session, aliased
@@ -29,13 +29,12 @@ class Standing:
     place: Place
     #: None before its first label
     class_number: int | None = None
-    #: (who, source) of those who gave it this class since it last had another
-    vouchers: frozenset[tuple[str, str]] = frozenset()
+    #: the class that each (who, source) gave it last
+    said: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def labelled(self, class_number: int, who: str, source: str) -> "Standing":
         """Give the standing after another label."""
-        vouchers = self.vouchers if class_number == self.class_number else frozenset()
-        return replace(self, class_number=class_number, vouchers=vouchers | {(who, source)})
+        return replace(self, class_number=class_number, said={**self.said, (who, source): class_number})
 
 
 def standings(session: Session, model: str, sha256s: Collection[str]) -> dict[str, Standing]:

@@ -22,7 +22,9 @@ from worker.stack import redis_server
 
 REPOSITORY = Path(__file__).parent.parent
 #: services that run our image for as long as they are wanted
-OURS = ("intake", "classify", "upkeep", "beat", "flower")
+OURS = ("intake", "classify", "learn", "upkeep", "beat", "flower", "webhook")
+#: those of them that write no heartbeat: they answer over HTTP
+ASKED_OVER_HTTP = ("flower", "webhook")
 #: started once, and ended
 ONE_SHOT = ("migrate", "cli")
 #: services of other people's images
@@ -73,6 +75,7 @@ class Site:
     folder: Path
     redis_port: int
     flower_port: int
+    webhook_port: int
 
     @property
     def secrets(self) -> Path:
@@ -88,10 +91,12 @@ class Site:
             "/run/secrets": self.secrets,
             "/var/lib/imagemill/store": self.folder / "store",
             "/images": self.images,
+            "/etc/imagemill": REPOSITORY / "deploy",
             "/data": self.folder / "redis",
             "/tmp": self.temporary(service),  # noqa: S108 - the container's
             "redis-cli": f"redis-cli -p {self.redis_port}",
             "5555": self.flower_port,
+            "8090": self.webhook_port,
             "0.0.0.0": "127.0.0.1",
             "cuda": "cpu",
         }

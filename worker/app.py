@@ -29,7 +29,7 @@ def create_app(settings: Settings, *, include: tuple[str, ...] = (), takes_hours
         result_backend=settings.broker_url,
         **_wire(),
         **_delivery(),
-        **_pool(),
+        **(_pool() | (UNLIMITED if takes_hours else {})),
         task_default_queue=messages.INTAKE_QUEUE,
         beat_schedule_filename=str(settings.home / "beat-schedule"),
         beat_max_loop_interval=30,
@@ -37,7 +37,6 @@ def create_app(settings: Settings, *, include: tuple[str, ...] = (), takes_hours
         worker_redirect_stdouts=False,
         worker_send_task_events=True,
         enable_utc=True,
-        **(UNLIMITED if takes_hours else {}),
     )
     return app
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor, nn
 
-from db import registry, session
+from db import errors as db_errors
+from db import gates, registry, session
 from db.models import Source
 from pipeline import backbones, checkpoints, errors, state_dicts
 from pipeline.preprocess import Preprocess
@@ -94,16 +95,21 @@ def new_version(
     )
 
 
-def promote(sessions: sessionmaker[Session], name: str, *, reason: str) -> registry.Serving:
+def promote(sessions: sessionmaker[Session], name: str, *, reason: str, is_forced: bool = False) -> registry.Serving:
     """Let a version serve, once its checkpoint has proved whole: the pointer never moves to a broken one.
 
-    Raises `UnknownVersion`, `CheckpointBroken`, `ServingChanged`.
+    A version that a run made must have passed the gate; `is_forced` overrides it, and is recorded with the reason.
+    Raises `UnknownVersion`, `GateRefuses`, `CheckpointBroken`, `ServingChanged`.
     """
     with session.reading(sessions) as reading:
         version = registry.version(reading, name)
         serving = registry.serving(reading, version.model)
+        verdict = gates.on_version(reading, version.id)
+    serves = serving is not None and serving.version.id == version.id
+    if not serves:
+        _refuse_unless_passed(version, verdict, reason, is_forced=is_forced)
     checkpoints.verify(version.reference, version.sha256)
-    if serving is not None and serving.version.id == version.id:
+    if serving is not None and serves:
         return serving
     with session.transaction(sessions) as transaction:
         epoch = registry.promote(
@@ -113,8 +119,24 @@ def promote(sessions: sessionmaker[Session], name: str, *, reason: str) -> regis
             seen_epoch=serving.epoch if serving else 0,
             who=getpass.getuser(),
             reason=reason,
+            is_forced=is_forced,
+            gate_id=verdict.id if verdict else None,
         )
     return registry.Serving(version=version, epoch=epoch)
+
+
+def _refuse_unless_passed(
+    version: registry.Version, verdict: gates.Gate | None, reason: str, *, is_forced: bool
+) -> None:
+    if is_forced and not reason.strip():
+        raise db_errors.GateRefuses("To override the gate, say why with --reason; it is kept in the history.")
+    if is_forced or version.source != "run" or (verdict is not None and verdict.verdict == "promote"):
+        return
+    found = f"{verdict.verdict}: {verdict.reason}" if verdict else "it never came before the gate"
+    found = found.rstrip(".")
+    raise db_errors.GateRefuses(
+        f"The gate did not let {version.name} serve ({found}); --force with --reason overrides it, on record."
+    )
 
 
 def rollback(sessions: sessionmaker[Session], model: str, *, reason: str) -> registry.Serving:

@@ -62,7 +62,10 @@ class Bout:
     #: [N, C] of those images, by each
     logits: Tensor
     champion_logits: Tensor
+    #: with every answer that either may give
     pair: paired.Paired
+    #: with the challenger's best answer among the classes that both know; the same where it knows no others
+    shared_pair: paired.Paired
     #: share of the images of classes that only the challenger knows which it recognises; None without such images
     new_recall: float | None
 
@@ -91,36 +94,33 @@ class Bout:
         """Exact one-sided p of the claim that nothing was gained."""
         return paired.p_better(self.num_lost, self.num_gained)
 
+    @property
+    def shared_logits(self) -> Tensor:
+        """The challenger's logits of the classes that both know."""
+        return self.logits[:, : len(self.champion.classes)]
+
     def balanced_accuracies(self) -> tuple[float, float]:
-        """Give the challenger's and the champion's mean recall of the classes that have images."""
-        return self._balanced(self.logits), self._balanced(self.champion_logits)
+        """Give the challenger's and the champion's mean recall of the classes with images, telling these apart only."""
+        return self._balanced(self.shared_logits), self._balanced(self.champion_logits)
 
     def nlls(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Give the NLL [N] of the images, nats, by the challenger and the champion, after their temperatures.
 
-        Both share probability 1 among the classes that both know: to know more is no fault of the scores, and an
-        image taken for a new class is counted as lost already.
+        Both share probability 1 among the classes that both know: to know more is no fault of the scores.
         """
-        targets, shared = torch.from_numpy(self.targets), self.logits[:, : len(self.champion.classes)]
-        now = evaluation.negative_log_likelihoods(shared, targets, self.challenger.temperature)
+        targets = torch.from_numpy(self.targets)
+        now = evaluation.negative_log_likelihoods(self.shared_logits, targets, self.challenger.temperature)
         before = evaluation.negative_log_likelihoods(self.champion_logits, targets, self.champion.temperature)
         return now.numpy(), before.numpy()
 
     def class_rows(self) -> list[ClassRow]:
         """Give the classes that have images, in order."""
         columns = (self.pair.num.tolist(), self.pair.lost.tolist(), self.pair.gained.tolist())
-        return [
-            ClassRow(
-                name=name,
-                num=num,
-                lost=lost,
-                gained=gained,
-                drop=(lost - gained) / num,
-                p_worse=paired.p_better(gained, lost),
-            )
-            for name, num, lost, gained in zip(self.champion.classes, *columns, strict=True)
-            if num
-        ]
+        return [_row(*values) for values in zip(self.champion.classes, *columns, strict=True) if values[1]]
+
+    def whole(self) -> ClassRow:
+        """Give all classes that both know as one."""
+        return _row("the known classes together", len(self.targets), self.num_lost, self.num_gained)
 
     def _balanced(self, logits: Tensor) -> float:
         present = self.pair.num > 0
@@ -164,14 +164,15 @@ def meet(challenger: Measured, champion: Measured, targets: NDArray[np.int64]) -
     known, new = targets[is_known], targets[~is_known]
     logits, champion_logits = challenger.logits[is_known], champion.logits[is_known]
     found = answers(challenger.logits[~is_known]) == new
-    was_right, is_right = answers(champion_logits) == known, answers(logits) == known
+    size, was_right = len(champion.classes), answers(champion_logits) == known
     return Bout(
         challenger=challenger,
         champion=champion,
         targets=known,
         logits=logits,
         champion_logits=champion_logits,
-        pair=paired.count(known, was_right, is_right, len(champion.classes)),
+        pair=paired.count(known, was_right, answers(logits) == known, size),
+        shared_pair=paired.count(known, was_right, answers(logits[:, :size]) == known, size),
         new_recall=float(found.mean()) if len(new) else None,
     )
 
@@ -185,3 +186,8 @@ def answers(logits: Tensor) -> NDArray[np.int64]:
 def _scores(measured: Measured) -> NDArray[np.float64]:
     scores: NDArray[np.float64] = measured.logits.detach().double().cpu().numpy()
     return scores
+
+
+def _row(name: str, num: int, lost: int, gained: int) -> ClassRow:
+    drop, p_worse = (lost - gained) / num, paired.p_better(gained, lost)
+    return ClassRow(name=name, num=num, lost=lost, gained=gained, drop=drop, p_worse=p_worse)

@@ -188,17 +188,21 @@ def _non_inferiority(bout: Bout, policy: GatePolicy, seed: int) -> Check:
     """G1: the lower bound of the difference lies above -margin, on images enough to tell.
 
     Too few images are made up for by a challenger that is better by the exact test, which holds for any number.
+    Where it knows new classes it is asked to tell those apart that both know: the champion could not be misled by the
+    others. What it takes for a new one is for the check of the classes to judge.
     """
-    pair, margin = bout.pair, policy.margin(bout.pair.num_images)
+    pair, margin = bout.shared_pair, policy.margin(bout.shared_pair.num_images)
     found = paired.difference(pair, margin, alpha=policy.alpha, num_resamples=policy.num_resamples, seed=seed)
-    is_powered = found.half_width <= margin or bout.p_better < policy.alpha
-    is_no_worse = found.lower > -margin
+    p_better = paired.p_better(int(pair.lost.sum()), int(pair.gained.sum()))
+    is_powered, is_no_worse = found.half_width <= margin or p_better < policy.alpha, found.lower > -margin
     now, before = bout.balanced_accuracies()
     numbers = {**asdict(found), "margin": margin, "num": pair.num_images, "is_powered": is_powered}
     numbers |= {"challenger": now, "champion": before}
+    among = " among the classes that both know" if bout.new_classes else ""
     sentence = (
-        f"Balanced accuracy {now:.3f} against {before:.3f} on {pair.num_images} images: {found.estimate * 100:+.1f} "
-        f"points, {found.lower * 100:+.1f} at least ({1 - policy.alpha:.0%} sure), {-margin * 100:+.1f} tolerated"
+        f"Balanced accuracy{among} {now:.3f} against {before:.3f} on {pair.num_images} images: "
+        f"{found.estimate * 100:+.1f} points, {found.lower * 100:+.1f} at least ({1 - policy.alpha:.0%} sure), "
+        f"{-margin * 100:+.1f} tolerated"
     )
     if not is_no_worse and found.p_worse < policy.alpha / NUM_GUARDS:
         return _check("non_inferiority", False, f"{sentence}; it is worse.", "reject", numbers)
@@ -210,18 +214,23 @@ def _non_inferiority(bout: Bout, policy: GatePolicy, seed: int) -> Check:
 
 
 def _classes(bout: Bout, policy: GatePolicy) -> Check:
-    """G2: no class with images enough has lost significantly (exact test, Holm over classes) and noticeably."""
-    rows = [row for row in bout.class_rows() if row.num >= policy.min_class]
+    """G2: no class with images enough has lost significantly (exact test, Holm over classes) and noticeably.
+
+    Where the challenger knows new classes, the known ones together are judged like one more class.
+    """
+    judged = [row for row in bout.class_rows() if row.num >= policy.min_class]
+    rows = [*judged, bout.whole()] if bout.new_classes and len(bout.targets) >= policy.min_class else judged
     falls = paired.holm([row.p_worse for row in rows], policy.alpha)
     worse = [row for row, fallen in zip(rows, falls, strict=True) if fallen and row.drop > policy.max_class_drop]
-    numbers = {"num_judged": len(rows), "worse": [row.name for row in worse]}
+    numbers = {"num_judged": len(judged), "worse": [row.name for row in worse]}
     numbers |= {"classes": [asdict(row) for row in bout.class_rows()]}
-    if not rows:
+    if worse:
+        named = ", ".join(f"{row.name} (recall {-row.drop * 100:+.0f} points on {row.num} images)" for row in worse)
+        return _check("classes", False, f"Significantly worse: {named}.", "reject", numbers)
+    if not judged:
         sentence = f"No class has the {policy.min_class} test images it takes to judge it on its own."
-        return _check("classes", None, sentence, "hold", numbers)
-    named = ", ".join(f"{row.name} (recall {-row.drop * 100:+.0f} points on {row.num} images)" for row in worse)
-    sentence = f"Significantly worse: {named}." if worse else f"None of {len(rows)} classes is significantly worse."
-    return _check("classes", not worse, sentence, "reject", numbers)
+        return _check("classes", None, sentence, "reject", numbers)
+    return _check("classes", True, f"None of {len(judged)} classes is significantly worse.", "reject", numbers)
 
 
 def _nll(bout: Bout, policy: GatePolicy) -> Check:

@@ -10,7 +10,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -30,7 +30,7 @@ def best_file(folder: Path, number: int) -> Path:
 
 def keep_best(folder: Path, number: int) -> None:
     """Remove every best network but that of this epoch; call it when the state that names it is written."""
-    for file in folder.glob(BEST.format(number=0).replace("00000", "*")):
+    for file in folder.glob("best-*.pt"):
         if file != best_file(folder, number):
             file.unlink(missing_ok=True)
 
@@ -41,7 +41,7 @@ def save(file: Path, content: Mapping[str, object]) -> None:
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as opened:
-            torch.save(dict(content), opened)
+            _write(opened, content)
             opened.flush()
             os.fsync(opened.fileno())
         temporary.replace(file)
@@ -56,3 +56,29 @@ def load(file: Path) -> dict[str, Any] | None:
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
         return None
     return found
+
+
+class _Remembering:
+    """A file that remembers why it could not be written: torch.save gives a RuntimeError about a position."""
+
+    def __init__(self, opened: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self._opened = opened
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._opened.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._opened.flush()
+
+
+def _write(opened: BinaryIO, content: Mapping[str, object]) -> None:
+    target = _Remembering(opened)
+    try:
+        torch.save(dict(content), target)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise (target.error or error) from error

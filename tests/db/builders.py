@@ -14,6 +14,7 @@ from db.leases import Claim
 from db.ledger import NewJob, Receipt
 from db.runs import NewRun
 from db.shards import Item
+from db.snapshots import NewSnapshot
 
 MODEL = "cats"
 #: a lease of this length has run out when it begins: no test waits for a clock
@@ -140,3 +141,16 @@ def new_run(model: str = MODEL, **columns: object) -> NewRun:
         "playbook": {"recipe": {"strategy": "auto"}},
     }
     return NewRun(**(usual | columns))
+
+
+def new_snapshot(**columns: object) -> NewSnapshot:
+    usual: dict[str, object] = {
+        "model": MODEL,
+        "digest": "5f",
+        "reference": "snapshots/5f.jsonl",
+        "num_images": 3,
+        "counts": {"cat": {"train": 2, "test": 1}},
+        "test_digest": "e1",
+        "last_label_id": 3,
+    }
+    return NewSnapshot(**(usual | columns))

@@ -82,11 +82,23 @@ def test_a_second_label_of_an_image(sessions, together, change, status, latest):
         assert labels.stats(session, MODEL).num_events == 1 + (status != "unchanged")
 
 
-def test_a_label_that_was_corrected_and_is_given_again_is_a_correction(sessions):
+@pytest.mark.parametrize("together", [True, False], ids=["in one call", "in two calls"])
+@pytest.mark.parametrize(
+    ("again", "status", "latest"),
+    [
+        pytest.param({}, "unchanged", "dog", id="a folder that is imported again"),
+        pytest.param({"event_key": "annotation 5"}, "corrected", "cat", id="an event of its own"),
+        pytest.param({"source": "label_studio"}, "corrected", "cat", id="another way"),
+        pytest.param({"who": "eve"}, "corrected", "cat", id="somebody else"),
+    ],
+)
+def test_what_was_said_before_a_correction_does_not_undo_it_unless_it_is_said_anew(
+    sessions, together, again, status, latest
+):
+    before, after = [label(1), label(1, label="dog", who="bob")], label(1, **again)
     with transaction(sessions) as session:
-        add(session, label(1), label(1, label="dog", who="bob"))
-        (back,) = add(session, label(1))
-        assert (back.status, current(session)) == ("corrected", [("images/1.jpg", "cat")])
+        told = add(session, *before, after) if together else [*add(session, *before), *add(session, after)]
+        assert (told[-1].status, current(session)) == (status, [("images/1.jpg", latest)])
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one call", "in two calls"])

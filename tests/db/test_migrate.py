@@ -2,14 +2,16 @@ import json
 from operator import itemgetter
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import OperationalError
 
-from db import errors, migrate, models
+from db import errors, migrate, models, outcomes, registry
 from db import session as database
 from db.session import transaction
+from tests.db import builders
 from tests.db.test_races import PROCESSES
 
 
@@ -58,6 +60,40 @@ def test_the_migrations_and_the_models_agree_on_every_constraint(empty, empty_da
     models.metadata.drop_all(engine)
     models.metadata.create_all(engine)
     assert described(engine) == migrated
+
+
+def upgrade_to(sessions, revision):
+    with database.engine_of(sessions).begin() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def test_what_the_first_release_wrote_is_there_after_the_second(empty, empty_database_url):
+    upgrade_to(empty, "0001")
+    with pytest.raises(errors.SchemaOld):
+        migrate.check(empty)
+    with transaction(empty) as session:
+        version = registry.register(session, builders.new_version())
+        session.execute(text("INSERT INTO serving (model, version_id, epoch) VALUES ('cats', 1, 1)"))
+        columns = "model, version_id, epoch, kind, who, reason, at_s"
+        promoted = f"INSERT INTO promotions ({columns}) VALUES ('cats', 1, 1, 'promote', 'ada', 'first', 5.0)"  # noqa: S608 - no input
+        session.execute(text(promoted))
+        job_id = builders.submit(session, 1)
+        outcomes.insert(session, job_id, 1, [builders.labelled(builders.items(1)[0], version_id=version.id)])
+    migrate.upgrade(empty_database_url)
+    with transaction(empty) as session:
+        (first,) = registry.history(session, "cats")
+        assert (first.version, first.who, first.at_s, first.is_forced, first.gate_id) == (
+            "cats:1",
+            "ada",
+            5.0,
+            False,
+            None,
+        )
+        again = {"who": "ada", "reason": "again", "is_forced": True}
+        assert registry.promote(session, "cats", version.id, seen_epoch=1, **again) == 2
+        assert len(outcomes.recorded_since(session, "cats", version.id, 0.0, 9)) == 1
 
 
 def test_an_empty_database_is_too_old(empty):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from db import outcomes, registry
+from db import models, outcomes, registry
 from db.session import reading, transaction
 from tests.db import builders
 
@@ -77,3 +80,36 @@ def test_any_error_message_can_be_stored(sessions):
         (row,) = outcomes.page(session, job_id, limit=1)
     assert row.error.message.startswith("no such file: nul\ufffd half? xxx")
     assert len(row.error.message) == outcomes.MAX_MESSAGE
+
+
+def test_what_a_version_said_of_late_is_read_in_either_order(sessions, job_id):
+    with transaction(sessions) as session:
+        other = registry.register(session, builders.new_version())
+        items = builders.items(2, first=10)
+        outcomes.insert(session, job_id, 2, [builders.labelled(item, version_id=other.id) for item in items])
+        for position in range(12):
+            moved = update(models.Outcome).where(models.Outcome.position == position)
+            session.execute(moved.values(recorded_at_s=float(position)))
+        (version,) = [one for one in registry.versions(session) if one.number == 1]
+
+        def positions(after_s, limit, **how):
+            read = outcomes.recorded_since(session, builders.MODEL, version.id, after_s, limit, **how)
+            return [one.position for one in read]
+
+        # 3 and 7 are errors, which no version is named for here
+        assert positions(1.0, 3) == [2, 4, 5]
+        assert positions(1.0, 3, is_newest_first=True) == [9, 8, 6]
+        assert positions(9.0, 3) == []
+        assert outcomes.recorded_since(session, "dogs", version.id, 0.0, 9) == []
+
+
+def test_errors_of_a_version_are_read_apart(sessions, job_id):
+    with transaction(sessions) as session:
+        (version,) = registry.versions(session)
+        failed = [replace(builders.failed(item), version_id=version.id) for item in builders.items(2, first=10)]
+        outcomes.insert(session, job_id, 2, failed)
+        read = [
+            len(outcomes.recorded_since(session, builders.MODEL, version.id, 0.0, 99, errors=errors))
+            for errors in (None, True, False)
+        ]
+    assert read == [10, 2, 8]

@@ -3,8 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import update
 
-from db import errors, jobs, registry
+from db import errors, gates, jobs, models, registry
 from db.session import reading, transaction
 from tests.db import builders
 
@@ -117,6 +118,42 @@ def test_the_history_names_who_moved_what_from_where_and_why(sessions):
         ("promote", "cats:2", "cats:1", "ada", 2),
         ("rollback", "cats:1", "cats:2", "bob", 3),
     ]
+
+
+def test_the_history_tells_what_was_forced_and_the_verdict_it_rests_on(sessions):
+    with transaction(sessions) as session:
+        first, second, _ = three_versions(session)
+        promote(session, first, 0)
+        gate = gates.record(
+            session,
+            gates.NewGate(
+                run_id=None,
+                challenger_id=second,
+                champion_id=first,
+                test_digest="5f",
+                verdict="underpowered",
+                reason="100 test images are too few.",
+                numbers={},
+            ),
+        )
+        forced = {"who": "ada", "reason": "I looked", "is_forced": True, "gate_id": gate.id}
+        registry.promote(session, builders.MODEL, second, seen_epoch=1, **forced)
+        told = [(p.version, p.is_forced, p.gate_id) for p in registry.history(session, builders.MODEL)]
+    assert told == [("cats:1", False, None), ("cats:2", True, gate.id)]
+
+
+def test_the_ledger_knows_what_was_live_at_any_time(sessions):
+    with transaction(sessions) as session:
+        first, second, _ = three_versions(session)
+        promote(session, first, 0)
+        promote(session, second, 1)
+        registry.rollback(session, builders.MODEL, who="ada", reason="worse")
+        for epoch, at_s in ((1, 100.0), (2, 200.0), (3, 300.0)):
+            moved = update(models.Promotion).where(models.Promotion.epoch == epoch)
+            session.execute(moved.values(at_s=at_s))
+        live = [registry.live_at(session, builders.MODEL, at_s) for at_s in (99.9, 100.0, 199.9, 250.0, 1e12)]
+        assert [version and version.number for version in live] == [None, 1, 1, 2, 1]
+        assert registry.live_at(session, "dogs", 1e12) is None
 
 
 def test_fifty_concurrent_promotions_leave_a_linear_history(sessions):

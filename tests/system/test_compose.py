@@ -9,19 +9,27 @@ import jsonschema
 import pytest
 
 from tests import composition
-from tests.composition import ONE_SHOT, OURS, REPOSITORY, THEIRS
-from worker import app
+from tests.composition import ASKED_OVER_HTTP, ONE_SHOT, OURS, REPOSITORY, THEIRS
+from worker import app, playbook, stack
 from worker.cli import parser, processes
 from worker.settings import PREFIX, Settings, SettingsInvalid
 
 SERVICES = composition.services()
 LASTING = (*THEIRS, *OURS)
+#: those that read pictures, those that read how models learn, and those that hold a model
+READERS = ("intake", "classify", "learn", "cli")
+PLAYBOOK_READERS = ("intake", "learn", "upkeep", "cli")
+ON_DEVICE = ("classify", "learn")
 #: the secrets that each service is given, and no other
 SECRETS = {
     "redis": {"redis_acl"},
     "postgres": {"postgres_password"},
     "flower": {"broker_url", "flower_basic_auth"},
-    **{name: {"broker_url", "database_url"} for name in ("migrate", "intake", "classify", "upkeep", "beat", "cli")},
+    "webhook": {"broker_url", "webhook_token"},
+    **{
+        name: {"broker_url", "database_url"}
+        for name in ("migrate", "intake", "classify", "learn", "upkeep", "beat", "cli")
+    },
 }
 
 
@@ -95,15 +103,23 @@ def test_no_password_is_in_the_files() -> None:
         assert "requirepass" not in text
     for service in SERVICES.values():
         assert not [name for name in service.environment if "PASSWORD" in name and not name.endswith("_FILE")]
-        assert not {f"{PREFIX}{name}" for name in ("BROKER_URL", "DATABASE_URL", "FLOWER_BASIC_AUTH")} & set(
+        assert not {f"{PREFIX}{name}" for name in ("BROKER_URL", "DATABASE_URL", "FLOWER_BASIC_AUTH", "WEBHOOK_TOKEN")} & set(
             service.environment
         )
 
 
-def test_only_flower_has_a_port_and_only_on_loopback() -> None:
+def test_only_what_people_and_label_studio_call_has_a_port_and_only_on_loopback() -> None:
     assert {name: service.body["ports"] for name, service in SERVICES.items() if "ports" in service.body} == {
-        "flower": ["127.0.0.1:5555:5555"]
+        "flower": ["127.0.0.1:5555:5555"],
+        "webhook": ["127.0.0.1:8090:8090"],
     }
+
+
+def test_the_webhook_runs_only_where_it_is_asked_for_and_knows_no_ledger() -> None:
+    assert SERVICES["webhook"].body["profiles"] == ["webhook"]
+    assert [name for name, service in SERVICES.items() if "profiles" in service.body] == ["webhook", "cli"]
+    assert "IMAGEMILL_DATABASE_URL_FILE" not in SERVICES["webhook"].environment
+    assert "volumes" not in SERVICES["webhook"].body
 
 
 def test_the_queue_and_the_ledger_are_on_a_network_without_a_way_out() -> None:
@@ -111,12 +127,28 @@ def test_the_queue_and_the_ledger_are_on_a_network_without_a_way_out() -> None:
     assert all(SERVICES[name].body["networks"] == ["inside"] for name in THEIRS)
 
 
+def mounted(service: composition.Service, target: str) -> list[bool]:
+    """Give, for each mount of a folder of the host at `target`, whether it is read-only."""
+    mounts = [mount for mount in service.body.get("volumes", ()) if isinstance(mount, dict)]
+    return [mount["read_only"] for mount in mounts if mount["target"] == target]
+
+
 def test_pictures_are_mounted_read_only_as_the_one_allowed_root() -> None:
-    for name in ("classify", "cli"):
-        [images] = [mount for mount in SERVICES[name].body["volumes"] if isinstance(mount, dict)]
-        assert (images["target"], images["read_only"]) == ("/images", True)
-    assert SERVICES["classify"].environment["IMAGEMILL_ALLOWED_ROOTS"] == "/images"
+    assert {name for name, service in SERVICES.items() if mounted(service, "/images") == [True]} == set(READERS)
+    assert {
+        name for name, service in SERVICES.items() if service.environment.get("IMAGEMILL_ALLOWED_ROOTS") == "/images"
+    } == set(READERS)
     assert "store:/var/lib/imagemill/store:ro" in SERVICES["classify"].body["volumes"]
+
+
+def test_who_decides_how_models_learn_reads_one_playbook_which_is_the_defaults_until_it_is_written() -> None:
+    for name, service in SERVICES.items():
+        named = service.environment.get("IMAGEMILL_PLAYBOOK")
+        assert (named, mounted(service, "/etc/imagemill")) == (
+            ("/etc/imagemill/playbook.toml", [True]) if name in PLAYBOOK_READERS else (None, [])
+        )
+    shipped = playbook.read(REPOSITORY / "deploy/playbook.toml", "default")
+    assert shipped == playbook.Playbook(model="default")
 
 
 @pytest.mark.parametrize("credentials", ["", "no-password", "user:two,parts"], ids=["none", "no password", "comma"])
@@ -135,7 +167,7 @@ def test_what_lasts_restarts_and_tells_its_health(service: composition.Service) 
     assert {"test", "interval", "timeout", "retries", "start_period"} <= set(service.body["healthcheck"])
 
 
-@every(("intake", "classify", "upkeep", "beat"))
+@every(("intake", "classify", "learn", "upkeep", "beat"))
 def test_a_worker_waits_for_redis_postgres_and_the_migration(service: composition.Service) -> None:
     assert service.body["depends_on"] == {
         "redis": {"condition": "service_healthy"},
@@ -149,15 +181,23 @@ def test_classify_may_finish_its_task_before_it_is_killed() -> None:
     assert all(SERVICES[name].grace_s < app.HARD_LIMIT_S for name in LASTING if name != "classify")
 
 
+def test_learn_may_give_its_run_back_before_it_is_killed() -> None:
+    # A batch, or a decode that is under way, and a write of the ledger; then a heartbeat that is waited for.
+    assert SERVICES["learn"].grace_s >= stack.GRACE_S
+
+
 def test_classify_may_load_its_model_before_it_is_called_ill() -> None:
     assert composition.seconds(SERVICES["classify"].body["healthcheck"]["start_period"]) > app.START_LIMIT_S
 
 
-def test_classify_reserves_a_gpu_and_the_cpu_file_takes_that_back() -> None:
-    [device] = SERVICES["classify"].body["deploy"]["resources"]["reservations"]["devices"]
+@every(ON_DEVICE)
+def test_what_computes_reserves_a_gpu_and_the_cpu_file_takes_that_back(service: composition.Service) -> None:
+    [device] = service.body["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "1", "capabilities": ["gpu"]}
+    assert service.environment["IMAGEMILL_DEVICE"] == "cuda"
     override = composition.load("docker-compose.cpu.yml")["services"]
-    assert override == {"classify": {"environment": {"IMAGEMILL_DEVICE": "cpu"}, "deploy": None}}
+    assert override[service.name] == {"environment": {"IMAGEMILL_DEVICE": "cpu"}, "deploy": None}
+    assert set(override) == set(ON_DEVICE)
 
 
 # ---------------------------------------------------------------- in step with the code
@@ -170,7 +210,7 @@ def test_the_command_line_knows_the_command(service: composition.Service) -> Non
 
 @every(OURS)
 def test_the_command_line_knows_the_health_check(service: composition.Service) -> None:
-    if service.name == "flower":
+    if service.name in ASKED_OVER_HTTP:
         compile(service.health[2], "health check", "exec")
         return
     assert service.health[:3] == ["python", "-m", "worker"]

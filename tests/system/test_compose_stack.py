@@ -19,9 +19,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import session, workers
+from db import labels, session, workers
 from tests import builders, composition, mills, servers
-from tests.composition import OURS, Site
+from tests.composition import ASKED_OVER_HTTP, OURS, Site
 from worker.settings import PREFIX, Settings
 
 SERVICES = composition.services()
@@ -47,7 +47,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(postgres: servers.Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Redis, the migration and our five services, healthy by their own checks, with a model to serve."""
+    """Redis, the migration and our services, healthy by their own checks, with a model to serve."""
     postgres.execute("CREATE DATABASE composed")
     site = make_site(tmp_path_factory.mktemp("compose"), database_url=postgres.url("composed"))
     with started(site, "redis") as redis_process:
@@ -64,7 +64,8 @@ def running(postgres: servers.Postgres, tmp_path_factory: pytest.TempPathFactory
 
 def make_site(folder: Path, *, database_url: str) -> Site:
     """Make the secrets as documented, then name this machine's Redis and PostgreSQL in them."""
-    site = Site(folder=folder, redis_port=composition.free_port(), flower_port=composition.free_port())
+    redis_port, flower_port, webhook_port = (composition.free_port() for _ in range(3))
+    site = Site(folder=folder, redis_port=redis_port, flower_port=flower_port, webhook_port=webhook_port)
     composition.make_secrets(site.secrets)
     broker = site.secrets / "broker_url"
     broker.write_text(broker.read_text().replace("@redis:6379", f"@127.0.0.1:{site.redis_port}"))
@@ -105,15 +106,19 @@ def await_healthy(site: Site, name: str) -> None:
 
 def prepare(site: Site) -> None:
     """Let a model serve, and wait until every worker has beaten: a health check costs a start of Python each time."""
-    environ = site.environment(SERVICES["cli"])
-    settings = Settings.from_env({name: value for name, value in environ.items() if name.startswith(PREFIX)})
+    settings = settings_of(site)
     sessions = session.connect(settings.database_url)
     mills.make_version(sessions, settings, "default", seed=1)
     deadline = time.monotonic() + PATIENCE_S
-    while missing := set(OURS) - {"flower"} - alive(sessions):
+    while missing := set(OURS) - set(ASKED_OVER_HTTP) - alive(sessions):
         assert time.monotonic() < deadline, f"{missing} do not beat"
         time.sleep(0.2)
     session.engine_of(sessions).dispose()
+
+
+def settings_of(site: Site) -> Settings:
+    environ = site.environment(SERVICES["cli"])
+    return Settings.from_env({name: value for name, value in environ.items() if name.startswith(PREFIX)})
 
 
 def alive(sessions: sessionmaker[Session]) -> set[str]:
@@ -141,6 +146,38 @@ def test_a_job_goes_through(running: Running) -> None:
     assert running.site.run(cli, *submit, timeout_s=PATIENCE_S) == 0, running.logs()
     status = json.loads(running.site.log(cli).read_text().splitlines()[-1])
     assert (status["state"], status["num_succeeded"]) == ("succeeded", NUM_IMAGES)
+
+
+def test_a_label_of_label_studio_comes_in_by_the_webhook(running: Running) -> None:
+    # Its picture lies in the folder that both have, so that the reference is the container's.
+    (running.site.images / "cat.png").write_bytes(builders.png_bytes(size=(32, 32), seed=77))
+    choice = {"from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}
+    payload = {
+        "action": "ANNOTATION_CREATED",
+        "task": {"id": 1, "data": {"image": "/data/local-files/?d=cat.png"}},
+        "annotation": {"id": 7, "task": 1, "result": [choice], "updated_at": "2026-11-24T10:00:00Z"},
+    }
+    assert post(running, payload, token="wrong-" * 4) == 401
+    assert post(running, payload, token=running.secret("webhook_token")) == 200, running.logs()
+    sessions = session.connect(settings_of(running.site).database_url)
+    with session.reading(sessions) as reading:
+        [known] = labels.current(reading, "default")
+    session.engine_of(sessions).dispose()
+    assert (known.label, known.reference) == ("cat", f"file://{running.site.images}/cat.png")
+
+
+def post(running: Running, payload: dict[str, object], *, token: str) -> int:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{running.site.webhook_port}/label-studio",
+        data=json.dumps(payload).encode(),
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310 - loopback
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from db import errors as db_errors
 from pipeline import errors as pipeline_errors
-from worker import client, manifests, messages, settings
+from worker import client, manifests, messages, playbook, retraining, settings
 from worker.cli import parser
 from worker.stack import StackError
 
-DONE, FAILED, WRONG = 0, 1, 2
+DONE, FAILED, WRONG, REFUSED = 0, 1, 2, 3
 
 #: What was asked cannot work as it was asked, whatever the state of the world.
 WRONG_USAGE = (
@@ -30,15 +30,23 @@ WRONG_USAGE = (
     db_errors.UnknownJob,
     db_errors.UnknownModel,
     db_errors.UnknownVersion,
+    db_errors.UnknownClass,
+    db_errors.UnknownRun,
+    playbook.PlaybookInvalid,
+    retraining.NothingToStartFrom,
     pipeline_errors.ArchitectureUnknown,
     pipeline_errors.ClassesInvalid,
     pipeline_errors.PreprocessInvalid,
     pipeline_errors.DeviceUnavailable,
+    pipeline_errors.RecipeInvalid,
 )
 #: It could have worked and did not; an OSError is a home folder that cannot be made, or a full disk.
 FAILURES = (client.ClientError, db_errors.LedgerError, pipeline_errors.PipelineError, StackError, OSError)
 #: Refusals of intake that are the caller's to mend.
-WRONG_KINDS = frozenset({"invalid", "unknown_job", "unknown_model", "unknown_version", "idempotency_conflict"})
+WRONG_KINDS = frozenset({
+    "invalid", "unknown_job", "unknown_model", "unknown_version", "unknown_class", "unknown_run",
+    "idempotency_conflict", "nothing_to_start_from", "playbook_invalid", "recipe_invalid",
+})  # fmt: skip
 
 Run = Callable[[Namespace, settings.Settings], int]
 
@@ -56,14 +64,18 @@ def main(arguments: Sequence[str]) -> int:
         # The reader (`head`, say) has enough; there is nobody left to tell.
         sys.stderr.close()
         return DONE
-    except client.Refused as refused:
-        return _say(asked, refused, WRONG if refused.kind in WRONG_KINDS else FAILED)
-    except WRONG_USAGE as wrong:
-        return _say(asked, wrong, WRONG)
-    except FAILURES as failed:
-        return _say(asked, failed, FAILED)
     except KeyboardInterrupt:
         return 130
+    except (*WRONG_USAGE, *FAILURES) as wrong:
+        return _say(asked, wrong, _code(wrong))
+
+
+def _code(wrong: Exception) -> int:
+    if isinstance(wrong, db_errors.GateRefuses):
+        return REFUSED
+    if isinstance(wrong, client.Refused):
+        return WRONG if wrong.kind in WRONG_KINDS else FAILED
+    return WRONG if isinstance(wrong, WRONG_USAGE) else FAILED
 
 
 def _say(asked: Namespace, wrong: Exception, code: int) -> int:

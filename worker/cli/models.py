@@ -103,7 +103,7 @@ def promote(asked: Namespace, settings: Settings) -> int:
     from worker import versions
 
     with runtime.ledger(settings) as sessions:
-        serving = versions.promote(sessions, asked.version, reason=asked.reason)
+        serving = versions.promote(sessions, asked.version, reason=asked.reason, is_forced=asked.force)
     return _say_serving(asked, serving)
 
 
@@ -117,19 +117,37 @@ def rollback(asked: Namespace, settings: Settings) -> int:
 
 
 def history(asked: Namespace, settings: Settings) -> int:
-    """Print what served when."""
+    """Print what served when, or what served at one time."""
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         promotions = registry.history(reading, asked.model)
         if not promotions and asked.model not in registry.models(reading):
             raise db_errors.UnknownModel(f"There is no model {asked.model!r}; see `imagemill models list`.")
+        at = registry.live_at(reading, asked.model, asked.at) if asked.at is not None else None
+    if asked.at is not None:
+        return _say_live(asked, at)
     if asked.json:
         output.as_json(promotions)
         return 0
     output.table(
         f"What served as {asked.model}",
         ("since", "version", "before", "how", "who", "reason"),
-        ((output.when(one.at_s), one.version, one.previous, one.kind, one.who, one.reason) for one in promotions),
-    )
+        (
+            (
+                output.when(one.at_s), one.version, one.previous, f"{one.kind}, forced" if one.is_forced else one.kind,
+                one.who, one.reason,
+            )
+            for one in promotions
+        ),
+    )  # fmt: skip
+    return 0
+
+
+def _say_live(asked: Namespace, version: registry.Version | None) -> int:
+    if asked.json:
+        output.as_json(_as_dict(version) if version else None)
+    else:
+        named = version.name if version else "No version"
+        print(f"{named} served as {asked.model} at {output.when(asked.at)}.")
     return 0
 
 

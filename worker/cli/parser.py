@@ -4,7 +4,7 @@ import argparse
 
 from worker import messages
 from worker.cli import parser_learning
-from worker.cli.parsing import Commands, command, count, group
+from worker.cli.parsing import Commands, command, count, group, moment
 
 #: What `--help` says at the end.
 EPILOG = """exit codes: 0 done, 1 failed (a job: in part, too), 2 wrong usage or configuration,
@@ -123,11 +123,15 @@ def _add_models(commands: Commands) -> None:
     promote = command(models, "promote", "models:promote", "let a version serve; warm workers swap without a restart")
     promote.add_argument("version", metavar="MODEL:N")
     promote.add_argument("--reason", default="", help="kept in the history")
+    promote.add_argument("--force", action="store_true", help="although the gate did not let it; needs --reason")
     rollback = command(models, "rollback", "models:rollback", "let the version serve that served before")
     rollback.add_argument("model", metavar="MODEL")
     rollback.add_argument("--reason", default="", help="kept in the history")
     history = command(models, "history", "models:history", "what served when, who changed it and why")
     history.add_argument("model", metavar="MODEL")
+    history.add_argument(
+        "--at", type=moment, metavar="TIME", help="what served then: 2026-11-23T10:00, local unless it says"
+    )
     verify = command(models, "verify", "models:verify", "hashes, structure and parity of a version's checkpoint")
     verify.add_argument("version", metavar="VERSION")
 

@@ -4,6 +4,7 @@ Knows nothing of any one command.
 """
 
 import argparse
+import datetime
 from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse offers no public name
@@ -30,3 +31,11 @@ def count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def moment(text: str) -> float:
+    """Read an ISO 8601 time, local where it names no zone, as epoch seconds."""
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"give a time such as 2026-11-23T10:00, not {text!r}") from None

@@ -24,7 +24,7 @@ from pipeline import errors
 from pipeline.learning.snapshots import Snapshot
 from worker.learning import judging, keeping, material, planning, reporting, snapshotting, training
 from worker.learning.material import Material, Start
-from worker.learning.watch import Cancelled, Interrupted, Lost, Watch
+from worker.learning.watch import Cancelled, Interrupted, Lost, Stopped, Watch
 from worker.learning.workshop import Workshop
 from worker.playbook import Playbook
 
@@ -213,15 +213,21 @@ class Carrying:
         }
 
     def _report(self) -> dict[str, Any]:
-        reference = reporting.write(self.workshop, self.watch, self._results(), self.material)
-        self._note(report=reference)
+        reference = self._page(self.material)
+        if reference is not None:
+            self._note(report=reference)
         return {"reference": reference}
 
     def page_of(self, ending: runs.Run) -> str | None:
-        """Write a page about a run that ended early; one that cannot be written is no reason to fail again."""
+        """Write a page about a run that ended early."""
+        return self._page(None, ending)
+
+    def _page(self, material: Material | None, ending: runs.Run | None = None) -> str | None:
         try:
-            return reporting.write(self.workshop, self.watch, self._results(), None, ending=ending)
-        except Exception:  # the final state matters more than its page
+            return reporting.write(self.workshop, self.watch, self._results(), material, ending=ending)
+        except (Stopped, db_errors.LedgerError, SQLAlchemyError):
+            raise
+        except Exception:  # what the run did matters more than the page about it
             log.exception("run %s has no report", self.run.id)
             return None
 

@@ -68,6 +68,8 @@ def make_plan(workshop: Workshop, pace: Pace, material: Material, playbook: Play
     found = _with_controls(workshop, pace, material, policy, found)
     counts = torch.bincount(train.targets)
     num_per_class = float(counts[counts > 0].double().median())
+    curve = _curve(train.features, train.targets, pace.seed)
+    needed = curve.sentence(playbook.target_accuracy) if curve else "There are too few images for a learning curve."
     plan = decide(
         len(train),
         num_per_class,
@@ -75,10 +77,9 @@ def make_plan(workshop: Workshop, pace: Pace, material: Material, playbook: Play
         found.gain,
         thresholds,
         has_signal=found.has_signal,
+        labels_needed=needed,
         forced=is_forced,
     )
-    curve = _curve(train.features, train.targets, pace.seed)
-    needed = curve.sentence(playbook.target_accuracy) if curve else "There are too few images for a learning curve."
     return Planned(
         plan=plan,
         similarity=found,

@@ -98,7 +98,8 @@ def error_over_labels(
     """Draw measured errors, a + b * n ** -c through them, the wanted error and the labels that reach it."""
     figure, axes = _figure(height=250)
     nums, errors = [num for num, _ in points], [error for _, error in points]
-    ends = [end for end in (*nums, *(needed or ())) if math.isfinite(end)]
+    # A logarithmic axis has no zero, and an estimate of no labels at all is one.
+    ends = [max(1.0, end) for end in (*nums, *(needed or ())) if math.isfinite(end)]
     grid = np.geomspace(max(1.0, min(ends) * 0.8), max(ends) * 1.3, 120)
     fitted = law[0] + law[1] * grid ** -law[2]
     axes.axhline(target, color=MUTED, linewidth=1, linestyle=DASHED)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline import backbones, checkpoints, digits, images
 from pipeline.errors import PipelineError, TrainingDiverged
-from pipeline.learning import distributed, finetune, layers
+from pipeline.learning import distributed, finetune, jobs, layers, ranks
 from pipeline.learning.epochs import Epoch
 from tests import builders
 from tests.pipeline.learning import trainees
@@ -72,9 +72,9 @@ def launch(
 def alone(job: distributed.Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> finetune.Trained:
     """Train the same job in this process."""
     loaded = checkpoints.load(job.checkpoint, sha256=job.sha256)
-    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 1)  # there is no group to ask
-    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 0)
-    train, val = distributed._pictures(job, folder, loaded.card)
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 1)  # there is no group to ask
+    monkeypatch.setattr(ranks.dist, "get_rank", lambda: 0)
+    train, val = ranks._pictures(job, folder, loaded.card)
     with ThreadPoolExecutor(1) as threads:
         return finetune.finetune(
             loaded.network,
@@ -128,7 +128,7 @@ def test_a_job_that_ran_out_of_memory_and_was_cancelled_goes_on_to_the_same_end(
 
     with pytest.raises(InterruptedError):
         launch(job, tmp_path / "two", keep_going=cancel, on_epoch=told.append)
-    assert gone(tmp_path / "two" / distributed.JOB)
+    assert gone(tmp_path / "two" / jobs.JOB)
     num_told = len(told)
     assert num_told < 30
     ours = launch(job, tmp_path / "two", on_epoch=told.append)
@@ -159,11 +159,11 @@ def readable(file: Path) -> bool:
 
 
 def test_a_process_stands_still_while_its_permit_is_old(tmp_path: Path) -> None:
-    permit = tmp_path / distributed.PERMIT
+    permit = tmp_path / jobs.PERMIT
     permit.touch()
-    distributed._wait_for_permit(permit)
+    ranks._wait_for_permit(permit)
     os.utime(permit, (0, 0))
-    waiting = threading.Thread(target=distributed._wait_for_permit, args=(permit,))
+    waiting = threading.Thread(target=ranks._wait_for_permit, args=(permit,))
     waiting.start()
     waiting.join(0.3)
     assert waiting.is_alive()
@@ -177,14 +177,14 @@ def test_a_process_stands_still_while_its_permit_is_old(tmp_path: Path) -> None:
     [("TrainingDiverged", TrainingDiverged), ("OutOfMemoryError", torch.OutOfMemoryError), ("OSError", OSError)],
 )
 def test_the_error_of_a_process_becomes_the_launchers(tmp_path: Path, kind: str, expected: type[Exception]) -> None:
-    (tmp_path / distributed.FAILED.format(rank=1)).write_text(json.dumps({"kind": kind, "message": "It happened."}))
+    (tmp_path / jobs.FAILED.format(rank=1)).write_text(json.dumps({"kind": kind, "message": "It happened."}))
     failure = distributed._failure(tmp_path, 1)
     assert type(failure) is expected
     assert str(failure) == "It happened."
 
 
 def test_processes_that_end_without_a_word_leave_their_log(tmp_path: Path) -> None:
-    (tmp_path / distributed.LOG).write_text("first\nKilled\n")
+    (tmp_path / jobs.LOG).write_text("first\nKilled\n")
     failure = distributed._failure(tmp_path, -9)
     assert type(failure) is PipelineError
     assert "exit code -9" in str(failure)

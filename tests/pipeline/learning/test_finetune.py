@@ -262,21 +262,6 @@ def test_where_not_even_one_image_fits_the_run_says_so(tmp_path: Path) -> None:
         trainees.run(tmp_path, student=Full(trainees.network(), 64))
 
 
-def test_a_full_disk_ends_the_run_with_the_last_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = trainees.run(tmp_path, recipe=trainees.settled(epochs=1))
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(states.os, "fsync", full)  # a full disk cannot be had on demand
-    before = (tmp_path / states.STATE).read_bytes()
-    with pytest.raises(OSError, match="No space left"):
-        trainees.run(tmp_path, seed=2)
-    assert (tmp_path / states.STATE).read_bytes() == before
-    assert first.epochs
-    assert not list(tmp_path.glob("*.tmp"))
-
-
 def test_a_picture_that_cannot_be_drawn_ends_the_run(tmp_path: Path) -> None:
     class Torn(trainees.Coloured):
         def train(self, index: int, rng: np.random.Generator) -> Tensor:

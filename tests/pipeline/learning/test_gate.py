@@ -254,6 +254,29 @@ def test_known_images_taken_for_a_new_class_are_counted_as_lost_and_warned_of() 
     assert check(found, "reason").numbers["lost"] == 5
 
 
+def grown(num: int, taken: range) -> tuple[np.ndarray, Measured, Measured]:
+    """Give labels 0 to 8, a challenger that takes some rows for class 9 and a champion that does not know it."""
+    targets = truth(num, 9)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(targets), 10).float() * 4.0
+    logits[list(taken), 9] = 5.0
+    return targets, measured("challenger", targets, logits=logits), measured("champion", targets, CLASSES[:9])
+
+
+def test_a_few_images_taken_for_a_new_class_keep_nobody_from_learning_it() -> None:
+    targets, challenger, champion = grown(900, range(30))
+    found = gate.judge(challenger, champion, targets)
+    assert found.verdict == "promote"
+    assert "Balanced accuracy among the classes that both know 1.000" in check(found, "non_inferiority").sentence
+    assert found.warnings == ("30 images of known classes are now taken for a new one.",)
+
+
+def test_a_new_class_that_swallows_the_known_ones_is_rejected_though_each_is_small() -> None:
+    targets, challenger, champion = grown(171, range(0, 171, 5))
+    found = gate.judge(challenger, champion, targets)
+    assert found.verdict == "reject"
+    assert found.reason == "Significantly worse: the known classes together (recall -20 points on 171 images)."
+
+
 def test_without_an_image_of_a_class_that_both_know_nothing_can_be_said() -> None:
     targets = truth(400, 2) + 8
     challenger = measured("challenger", targets)
