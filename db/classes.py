@@ -50,6 +50,11 @@ def classes(session: Session, model: str, *, removed: bool = True) -> list[Class
     ]
 
 
+def is_fixed(session: Session, model: str) -> bool:
+    """Tell whether a model's class list is closed."""
+    return bool(session.scalar(select(LabelSet.is_fixed).where(LabelSet.model == model)))
+
+
 def fix_classes(session: Session, model: str, names: Iterable[str]) -> None:
     """Close a model's class list at exactly these names, in this order where they are new.
 

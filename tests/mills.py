@@ -25,6 +25,15 @@ from worker.stack import Part, Stack
 PATIENCE_S = 90.0
 
 
+#: Models of the tests learn when they are asked to, and in little time.
+PLAYBOOK = """\
+[recipe]
+epochs = 15
+[trigger]
+is_on = false
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mill:
     """A stack that runs, and the means to talk to it."""
@@ -94,12 +103,17 @@ def tiny_settings(home: Path, **changes: object) -> Settings:
     """Give settings for a quick stack in `home`, which has an images folder as its only root."""
     images = home / "images"
     images.mkdir(parents=True, exist_ok=True)
+    playbook = home / "playbook.toml"
+    playbook.write_text(PLAYBOOK)
     usual = Settings(
         home=home,
         allowed_roots=(str(images),),
         models=("tiny", "swap"),
         shard_size=64,
         lease_s=4.0,
+        run_lease_s=4.0,
+        learn_share=1.0,
+        playbook=str(playbook),
         sweep_s=1.0,
         max_image_pixels=1_000_000,
         max_image_bytes=1_000_000,

@@ -16,7 +16,7 @@ from db import errors as db_errors
 from db import labels, session
 from pipeline import fingerprints, images, references
 from pipeline.errors import ItemError
-from worker import inline
+from worker import inline, playbook
 from worker.learning_messages import LabelledImage, LabelsReceipt, RefusedLabel
 from worker.messages import MessageInvalid
 from worker.settings import Settings
@@ -42,6 +42,8 @@ class Labeller:
     #: Bytes of one image inside a message.
     max_inline_bytes: int
     pool: Executor
+    #: The file whose `classes` close a model's list of classes; empty leaves every list open.
+    playbook: str = ""
 
 
 def open_labeller(settings: Settings, sessions: sessionmaker[Session]) -> Labeller:
@@ -53,6 +55,7 @@ def open_labeller(settings: Settings, sessions: sessionmaker[Session]) -> Labell
         inline_store=settings.inline_store,
         max_inline_bytes=settings.max_inline_bytes,
         pool=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
+        playbook=settings.playbook,
     )
 
 
@@ -62,8 +65,10 @@ def record(
     """Record labels in their order, a batch per transaction; `on_recorded` is told how many rows are done.
 
     What is refused is in the receipt: an image that cannot be fetched or read, a class that a fixed list lacks.
-    Raises `LedgerError` if the ledger refuses or is away; the batches before are recorded, and may be given again.
+    Raises `PlaybookInvalid`, and `LedgerError` if the ledger refuses or is away; the batches before are recorded then,
+    and may be given again.
     """
+    _close_list(labeller, model)
     counts: Counter[str] = Counter()
     refused: list[RefusedLabel] = []
     num_done = 0
@@ -97,6 +102,16 @@ class _Ready:
     def refused(self, reason: db_errors.UnknownClass) -> RefusedLabel:
         new = self.label
         return _refusal(self.position, new.reference, new.label, "unknown_class", str(reason))
+
+
+def _close_list(labeller: Labeller, model: str) -> None:
+    """Hold the model to the classes its playbook lists, if it lists any."""
+    names = playbook.read(labeller.playbook, model).classes
+    with session.reading(labeller.sessions) as reading:
+        known = [one.name for one in labels.classes(reading, model, removed=False)]
+    if names and set(known) != set(names):
+        with session.transaction(labeller.sessions) as transaction:
+            labels.fix_classes(transaction, model, names)
 
 
 def _record(labeller: Labeller, model: str, batch: list[_Ready | RefusedLabel]) -> list[labels.Added | RefusedLabel]:

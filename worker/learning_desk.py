@@ -33,10 +33,13 @@ class LearningDesk:
 
 
 @refusing
-def label(desk: LearningDesk, wire: object) -> LabelsReceipt:
+def label(desk: LearningDesk, wire: object) -> LabelsReceipt | Refusal:
     """Record labels and acknowledge: what the receipt does not name as refused is in the ledger."""
     given = learning_messages.Labels.parse(wire)
-    return desk.record(given.model, given.images)
+    try:
+        return desk.record(given.model, given.images)
+    except (PlaybookInvalid, RecipeInvalid) as wrong:
+        return refusal_of(wrong)
 
 
 @refusing

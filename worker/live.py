@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, errors, jobs, ledger, live_checks, outcomes, registry, session
+from db import bells, errors, jobs, live_checks, outcomes, registry, session
 from db.live_checks import LiveCheck
 from db.outcomes import Recorded
-from db.shards import Item
-from worker import playbook
+from worker import playbook, replays
 from worker.intake import Ring
 from worker.playbook import LivePolicy
 from worker.settings import Settings
@@ -25,8 +24,6 @@ log = logging.getLogger(__name__)
 MOST_LOOKED_AT = 2000
 #: Stages of an item's failure that are the model's doing; fetching and decoding are not.
 MODEL_STAGES = ("load", "forward")
-#: Namespace of the ids of jobs that replay: a job for one check has one id, however often it is asked for.
-REPLAYS = uuid.UUID("6f1bd5a2-0d0c-4b58-9a55-3c1de0a2f5be")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,30 +129,19 @@ def look(reading: Session, check: LiveCheck) -> Seen:
 def _replay(
     sessions: sessionmaker[Session], settings: Settings, ring: Ring, check: LiveCheck, policy: LivePolicy
 ) -> None:
-    """Have the new version classify what the old one labelled last; the old label travels in each item's key."""
-    job_id = uuid.uuid5(REPLAYS, str(check.id))
+    """Have the new version classify what the old one labelled last."""
+    job_id = uuid.uuid5(replays.REPLAYS, str(check.id))
     with session.transaction(sessions) as transaction:
-        old = registry.by_id(transaction, check.previous_version_id)
-        items = [
-            Item(position=position, key=f"{position}|{one.label}", reference=one.reference)
-            for position, one in enumerate(_labelled(_latest(transaction, old, 0.0))[: policy.num_replayed])
+        new, old = (registry.by_id(transaction, id_) for id_ in (check.version_id, check.previous_version_id))
+        said = [
+            replays.Said(number=number, reference=one.reference, label=one.label or "")
+            for number, one in enumerate(_labelled(_latest(transaction, old, 0.0))[: policy.num_replayed])
         ]
-        if not items:
+        if not said:
             return
-        job = ledger.NewJob(
-            id=job_id,
-            model=check.model,
-            version_id=check.version_id,
-            priority="bulk",
-            idempotency_key=None,
-            top_k=1,
-            num_items=len(items),
-            deadline_s=None,
-            caller="live check",
-        )
-        ledger.receive(transaction, job, items, first_position=0, digest="", shard_size=settings.shard_size)
+        replays.open_job(transaction, job_id, new, said, len(said), shard_size=settings.shard_size, caller="live check")
         live_checks.note(transaction, check.id, replay_job_id=job_id)
-        waiting = bells.take(transaction, job_id, limit=len(items))
+        waiting = bells.take(transaction, job_id, limit=len(said))
     for bell in waiting:
         ring(bell)
 
@@ -168,8 +154,7 @@ def _compared(reading: Session, check: LiveCheck, new: registry.Version, old: re
     """Count replayed items that both labelled with a class both know, and those labelled otherwise."""
     if check.replay_job_id is None:
         return 0, 0
-    replayed = _labelled(outcomes.page(reading, check.replay_job_id, limit=MOST_LOOKED_AT, errors=False))
-    pairs = [(one.label, (one.key or "").partition("|")[2]) for one in replayed]
+    pairs = [(one.now, one.before) for one in replays.answers(reading, check.replay_job_id) if one.now is not None]
     # A class the old version did not know is no disagreement: it is what the new one was made for.
     known = {before for _, before in pairs} if new.num_classes > old.num_classes else {now for now, _ in pairs}
     comparable = [(now, before) for now, before in pairs if now in known]

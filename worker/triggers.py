@@ -108,10 +108,11 @@ def _cron(policy: TriggerPolicy, facts: Facts) -> _Condition:
     # Before the first run a cron is due at its next moment after the epoch: at once.
     last = datetime.datetime.fromtimestamp(facts.last_run_s or 0.0, datetime.UTC)
     due_s = croniter(policy.cron, last).get_next(float)
-    holds = due_s <= facts.now_s and facts.num_new > 0
     when = datetime.datetime.fromtimestamp(due_s, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    found = f"cron was due at {when}" if due_s <= facts.now_s else f"cron is due at {when}"
-    return _Condition(cause="cron", holds=holds, found=found if facts.num_new or not holds else f"{found}, nothing new")
+    if due_s > facts.now_s:
+        return _Condition(cause="cron", holds=False, found=f"cron is due at {when}")
+    nothing = "" if facts.num_new else ", and there is nothing new"
+    return _Condition(cause="cron", holds=facts.num_new > 0, found=f"cron was due at {when}{nothing}")
 
 
 def _new_labels(policy: TriggerPolicy, facts: Facts) -> _Condition:

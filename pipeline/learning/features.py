@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: the one file of a shard's folder
 SHARD = "features.safetensors"
+#: bytes of a sha256
+DIGEST_SIZE = 32
 #: images whose features are written together; a crash loses at most as many
 SHARD_SIZE = 1024
 #: images per forward
@@ -124,7 +126,7 @@ class FeatureCache:
 
     def add(self, sha256s: Sequence[str], features: Tensor) -> None:
         """Write a shard; raise StoreUnreachable. Two writers at once do no harm."""
-        names = torch.tensor([list(bytes.fromhex(sha256)) for sha256 in sha256s], dtype=torch.uint8)
+        names = torch.frombuffer(bytearray.fromhex("".join(sha256s)), dtype=torch.uint8).view(-1, DIGEST_SIZE)
         data = safetensors.torch.save({"sha256": names, "features": features.float().contiguous()})
         # A new name each time: where a broken shard of the same content lies, it would stay.
         name = f"{hashlib.sha256(data).hexdigest()[:32]}-{secrets.token_hex(4)}"
@@ -243,8 +245,9 @@ def _read_shard(address: str, name: str) -> dict[str, Tensor]:
         return {}
     try:
         shard = safetensors.torch.load(data)
-        names = [bytes(row.tolist()).hex() for row in shard["sha256"]]
-        return dict(zip(names, shard["features"], strict=True))
+        names = shard["sha256"].numpy().tobytes()
+        starts = range(0, len(names), DIGEST_SIZE)
+        return dict(zip((names[at : at + DIGEST_SIZE].hex() for at in starts), shard["features"], strict=True))
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         logger.warning("the features in %s cannot be read and will be computed again: %s", address, error)
         return {}

@@ -42,7 +42,7 @@ NUM_GUARDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePolicy:
-    """What a challenger must show. The defaults are those of docs/gate.md; all are recorded with each verdict."""
+    """What a challenger must show. The defaults are those of docs/learning.md; all are recorded with each verdict."""
 
     #: (images from which it holds, tolerated loss of balanced accuracy), most images first; at a discordance of
     #: 10 % 1.645 standard errors just fit: 0.98 points at 2,800 images, 1.97 at 700, 3.0 at 300

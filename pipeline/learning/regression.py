@@ -7,11 +7,13 @@ Knows nothing of heads, networks, or of why a strength was chosen.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pipeline.errors import SnapshotInvalid
 
 #: steps of L-BFGS at most, and steps that it remembers
 MAX_ITERATIONS, HISTORY = 1_000, 20
@@ -128,8 +130,10 @@ def _minimum(loss: Callable[[Tensor], tuple[Tensor, Tensor]], point: Tensor, tol
             if length < LEAST_LENGTH:  # all that is left is rounding
                 return point
             new_value, new_gradient = loss(point + length * direction)
-        past.append((length * direction, new_gradient - gradient))
-        point, value, gradient = point + length * direction, new_value, new_gradient
+        step, change = length * direction, new_gradient - gradient
+        if float(step @ change) > 0:  # always, but for rounding
+            past.append((step, change))
+        point, value, gradient = point + step, new_value, new_gradient
     return point
 
 
@@ -146,6 +150,29 @@ def _direction(gradient: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tenso
     for (step, change), share in zip(past, reversed(shares), strict=True):
         direction = direction + (share - (change @ direction) / (step @ change)) * step
     return direction
+
+
+def check(
+    features: Tensor, targets: Sequence[int] | Tensor, num_classes: int, removed: Collection[int]
+) -> tuple[Tensor, Tensor]:
+    """Give the targets int64 [N] and the numbers of the classes to fit, in order.
+
+    Raise SnapshotInvalid for features that are not finite, for a class without an example that is not removed, and
+    for an example of one that is.
+    """
+    rows = torch.as_tensor(targets, dtype=torch.int64)
+    if features.ndim != 2 or len(features) != len(rows):
+        raise ValueError(f"{len(rows)} targets need as many rows of features, not {list(features.shape)}.")
+    if not features.isfinite().all():
+        raise SnapshotInvalid("The features are not finite: the backbone's weights are unusable.")
+    return rows, _kept(rows, num_classes, removed)
+
+
+def class_weights(targets: Sequence[int] | Tensor, num_classes: int) -> Tensor:
+    """Give weights [C] that make all classes count alike, with mean 1 over the examples; 0 for an empty class."""
+    counts = torch.bincount(torch.as_tensor(targets), minlength=num_classes).double()
+    weights = torch.where(counts > 0, counts.sum() / counts.clamp(min=1), 0)
+    return (weights / (counts > 0).sum()).float()
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,3 +198,19 @@ def _principal(standard: Tensor) -> tuple[Tensor, Tensor]:
     variances, rows = torch.linalg.eigh(wide @ wide.T / num)
     kept = variances > NO_VARIANCE * variances[-1]
     return variances[kept], wide.T @ rows[:, kept] / (num * variances[kept]).sqrt()
+
+
+def _kept(targets: Tensor, num_classes: int, removed: Collection[int]) -> Tensor:
+    """Give the classes to fit, in order; raise SnapshotInvalid if one has no example."""
+    kept = [number for number in range(num_classes) if number not in removed]
+    counts = torch.bincount(targets, minlength=num_classes)
+    if len(counts) > num_classes or int(counts[list(removed)].sum()):
+        raise SnapshotInvalid("An example is labelled with a class that does not exist, or was removed.")
+    if missing := [number for number in kept if not counts[number]]:
+        raise SnapshotInvalid(
+            f"The classes number {', '.join(map(str, missing))} have no example; a head is fitted on all classes "
+            "together, never on new labels alone."
+        )
+    if len(kept) < 2:
+        raise SnapshotInvalid("There must be two classes at least to tell apart.")
+    return torch.tensor(kept)

@@ -103,9 +103,9 @@ def test_no_password_is_in_the_files() -> None:
         assert "requirepass" not in text
     for service in SERVICES.values():
         assert not [name for name in service.environment if "PASSWORD" in name and not name.endswith("_FILE")]
-        assert not {f"{PREFIX}{name}" for name in ("BROKER_URL", "DATABASE_URL", "FLOWER_BASIC_AUTH", "WEBHOOK_TOKEN")} & set(
-            service.environment
-        )
+        assert not {
+            f"{PREFIX}{name}" for name in ("BROKER_URL", "DATABASE_URL", "FLOWER_BASIC_AUTH", "WEBHOOK_TOKEN")
+        } & set(service.environment)
 
 
 def test_only_what_people_and_label_studio_call_has_a_port_and_only_on_loopback() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors, gates, labels, registry, runs, session
 from pipeline import checkpoints, stores
 from pipeline.errors import SnapshotInvalid, StoreUnreachable, TrainingDiverged
-from tests.worker.schools import MODEL, QUICK, School, StopsAfter, open_school
+from tests.worker.schools import MODEL, School, StopsAfter, open_school
 from worker import versions
 from worker.learning import carrying
 

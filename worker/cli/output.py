@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -77,6 +78,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def plain(text: object) -> str:
     """Give what somebody else wrote for printing among [tags]."""
     return escape(str(text))
+
+
+def apart(references: Sequence[str]) -> tuple[str, list[str]]:
+    """Part references into the folder that all lie in, with its slash, and what differs; a lone one keeps its name."""
+    steps = zip(*(reference.split("/")[:-1] for reference in references), strict=False)
+    shared = [step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps)]
+    # A scheme alone is no folder.
+    folder = "/".join([*shared, ""]) if any(shared[1:]) else ""
+    return folder, [reference.removeprefix(folder) for reference in references]
 
 
 def state(name: str) -> Markup:

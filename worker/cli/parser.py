@@ -62,7 +62,7 @@ def _add_submit(commands: Commands) -> None:
 
 
 def _add_jobs(commands: Commands) -> None:
-    jobs = group(commands, "jobs", "list, show, read, cancel and retry jobs")
+    jobs = group(commands, "jobs", "list, show, read, cancel, retry and replay jobs")
     listed = command(jobs, "list", "jobs:listed", "the newest jobs")
     listed.add_argument("--state", choices=messages.STATES, help="only jobs in this state")
     listed.add_argument("--limit", type=count, default=20, help="how many (default: %(default)s)")
@@ -84,6 +84,12 @@ def _add_jobs(commands: Commands) -> None:
             help="default: by the file's ending; a terminal gets a table, a pipe jsonl",
         )
         written.add_argument("--out", metavar="FILE", help="write to a file instead of the terminal")
+
+    replay = command(jobs, "replay", "replay:replay", "have another version classify again what a job labelled")
+    replay.add_argument("job", metavar="JOB")
+    replay.add_argument("--version", required=True, metavar="MODEL:N", help="the other version")
+    replay.add_argument("--wait", action="store_true", help="wait, then print where the two disagree")
+    replay.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
 
 
 def _add_models(commands: Commands) -> None:

@@ -5,7 +5,7 @@ Knows nothing of what commands do.
 
 import argparse
 
-from worker.cli.parsing import Commands, command, count, group
+from worker.cli.parsing import Commands, command, count, group, model
 
 #: Kinds of label files, as `label_files.FORMS` reads them.
 FORMATS = ("folder", "csv", "jsonl", "label-studio")
@@ -29,7 +29,47 @@ def add_labels(commands: Commands) -> None:
     _add_who_and_model(imported)
     _add_project(imported)
     stats = command(labels, "stats", "labels:stats", "counts per class and split, near duplicates, conflicts")
-    stats.add_argument("--model", default="default", help="which model (default: %(default)s)")
+    _add_model(stats)
+    _add_suggest(labels)
+    audit = command(
+        labels, "audit", "audit:audit", "labels that the others speak against, and pictures that are in two splits"
+    )
+    audit.add_argument("--num", type=count, default=20, help="rows of each kind to show (default: %(default)s)")
+    _add_base(audit)
+    _add_model(command(labels, "classes", "classes:listed", "the classes with their numbers, and what is labelled so"))
+    removed = command(labels, "remove-class", "classes:removed", "mask a class; no other class changes its number")
+    removed.add_argument("name", metavar="NAME")
+    _add_model(removed)
+    fixed = command(
+        labels, "fix-classes", "classes:fixed", "close the class list; labels of any other class are refused from then"
+    )
+    fixed.add_argument(
+        "names", nargs="*", metavar="NAME", help="all that are to stay; others are removed (default: the list as it is)"
+    )
+    _add_model(fixed)
+
+
+def _add_suggest(labels: Commands) -> None:
+    suggest = command(labels, "suggest", "suggest:suggest", "what to label next, and why")
+    suggest.add_argument(
+        "--from",
+        dest="sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="choose among these references, paths, globs and folders (default: what was classified last)",
+    )
+    suggest.add_argument("--num", type=count, default=20, help="how many (default: %(default)s)")
+    suggest.add_argument(
+        "--out", metavar="FILE", help="write them for `labels import` (.jsonl) or for Label Studio (.json)"
+    )
+    suggest.add_argument("--format", choices=("jsonl", "label-studio"), help="(default: by FILE's ending)")
+    _add_base(suggest)
+    studio = suggest.add_argument_group("Label Studio")
+    studio.add_argument(
+        "--local-files", default="", metavar="FOLDER", help="its LOCAL_FILES_DOCUMENT_ROOT, as the workers see it"
+    )
+    studio.add_argument("--image-field", default="", metavar="F", help="field of a task that is the image")
+    studio.add_argument("--choices", default="", metavar="NAME", help="name of the Choices that are the label")
 
 
 def add_runs(commands: Commands) -> None:
@@ -59,8 +99,12 @@ def add_runs(commands: Commands) -> None:
     playbook.add_argument("--model", default="default", help="which model (default: %(default)s)")
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=model, default="default", help="which model (default: %(default)s)")
+
+
 def _add_base(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="default", help="which model (default: %(default)s)")
+    _add_model(parser)
     parser.add_argument(
         "--base", metavar="MODEL:N", help="version to start from (default: the first ancestor of what serves)"
     )

@@ -7,6 +7,8 @@ import argparse
 import datetime
 from typing import TypeAlias
 
+from worker import messages
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse offers no public name
 
 JSON = argparse.ArgumentParser(add_help=False)
@@ -31,6 +33,13 @@ def count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def model(text: str) -> str:
+    """Read the name of a model."""
+    if not messages.MODEL_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} cannot name a model: use lower-case letters, digits and _ . -")
+    return text
 
 
 def moment(text: str) -> float:

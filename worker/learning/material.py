@@ -112,13 +112,25 @@ def features_of(
     examples: Sequence[Example],
 ) -> tuple[Tensor, tuple[Example, ...], tuple[pixels.Lost, ...]]:
     """Give features [N, D] of the examples that can be read, those examples, and what was lost."""
-    cache = features.FeatureCache.open(workshop.store, layers.backbone_sha256(network, found), preprocess.digest())
-    extracted = features.cached(
+    extracted = extract(workshop, pace, network, found, preprocess, [source(example) for example in examples])
+    return extracted.features, tuple(examples[index] for index in extracted.kept), extracted.lost
+
+
+def extract(
+    workshop: Workshop,
+    pace: Pace,
+    network: nn.Module,
+    found: Layers,
+    preprocess: Preprocess,
+    sources: Sequence[Source],
+) -> features.Extracted:
+    """Give the features of images by content hash, labelled or not, from the cache as far as it has them."""
+    return features.cached(
         network,
         found,
         preprocess,
-        [source(example) for example in examples],
-        cache,
+        sources,
+        features.FeatureCache.open(workshop.store, layers.backbone_sha256(network, found), preprocess.digest()),
         fetch=workshop.fetch,
         limits=workshop.limits,
         pool=workshop.pool,
@@ -126,7 +138,6 @@ def features_of(
         batch_size=workshop.batch_size,
         keep_going=pace.keep_going,
     )
-    return extracted.features, tuple(examples[index] for index in extracted.kept), extracted.lost
 
 
 def _part(snapshot: Snapshot, values: Tensor, kept: Sequence[Example], split: Split) -> Part:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RecipeInvalid
-from pipeline.learning import recipes
+from pipeline.learning import recipes, rules
 from pipeline.learning.recipes import Recipe, Settled
 
 
@@ -30,7 +30,7 @@ def settled(num_train: int = 3_000, num_classes: int = 12, kind: str = "convolut
         ({"schedule": 3}, "schedule is 3"),
         ({"learning_rate": 0}, "learning_rate is 0"),
         ({"learning_rate": "fast"}, 'or "auto"'),
-        ({"learning_rate": float("nan")}, "nan is no number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": True}, "learning_rate is True"),
         ({"epochs": 2.5}, "whole number"),
         ({"epochs": 0}, "1..10000"),
@@ -96,8 +96,8 @@ def test_options_that_go_together_are_taken(given: dict[str, object]) -> None:
 
 
 def test_auto_leaves_a_field_open() -> None:
-    assert Recipe.from_dict(dict.fromkeys(recipes.OPEN, "auto")) == Recipe()
-    assert Recipe.from_dict(dict.fromkeys(recipes.OPEN)) == Recipe()
+    assert Recipe.from_dict(dict.fromkeys(rules.OPEN, "auto")) == Recipe()
+    assert Recipe.from_dict(dict.fromkeys(rules.OPEN)) == Recipe()
 
 
 @pytest.mark.parametrize(
