@@ -8,6 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := app,monitor,parquet,s3,embedded,test
 
+# Threads of a forward pass that wait for each other sleep: where cores are shared, spinning costs ten times the work.
+export OMP_WAIT_POLICY := PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-fast check format bench clean
 
@@ -28,7 +31,7 @@ $(BIN)/imagemill: pyproject.toml constraints.txt
 	@printf '#!/bin/sh\nexec "%s/python" -m worker "$$@"\n' "$(abspath $(BIN))" > $@
 	@chmod +x $@
 
-demo: setup ## From nothing to a model and classified images, through the real queue
+demo: setup ## The whole story: labels arrive, a model learns, serves, and keeps up with new classes
 	@$(BIN)/imagemill demo
 
 up: setup ## Run the whole stack on this machine in the foreground

@@ -25,7 +25,7 @@ from pipeline.learning import evaluation, snapshots
 from pipeline.learning.recipes import Recipe
 from pipeline.learning.snapshots import Example, Snapshot
 from worker.cli import output
-from worker.learning import answers, material, planning, training
+from worker.learning import answers, material, planning, training, trials
 from worker.learning.training import Trained
 from worker.learning.watch import Pace
 from worker.learning.workshop import Workshop
@@ -125,7 +125,7 @@ def _row(
         trained = training.train(
             workshop, pace, gathered, recipe, STRATEGIES, folder=Path(state), on_epoch=lambda *_: None
         )
-    chosen, why = training.choose(
+    chosen, why = trials.choose(
         [trial for trial in trained.trials if trial.strategy in planned.plan.candidates],
         gathered.val.targets,
         planned.plan.candidates,

@@ -55,6 +55,12 @@ def is_fixed(session: Session, model: str) -> bool:
     return bool(session.scalar(select(LabelSet.is_fixed).where(LabelSet.model == model)))
 
 
+def open_classes(session: Session, model: str, names: Iterable[str]) -> None:
+    """Give these names the next numbers, in this order; the list stays open."""
+    lock(session, model)
+    number_all(session, model, names)
+
+
 def fix_classes(session: Session, model: str, names: Iterable[str]) -> None:
     """Close a model's class list at exactly these names, in this order where they are new.
 

@@ -14,7 +14,7 @@ from sqlalchemy import Select, and_, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from db.arrivals import Added, NewLabel, Status, add, known
-from db.classes import ClassRow, classes, fix_classes, remove_class
+from db.classes import ClassRow, classes, fix_classes, is_fixed, open_classes, remove_class
 from db.models import Class, Group, Image, Label
 from db.session import among
 from db.splits import Split
@@ -35,9 +35,11 @@ __all__ = [
     "counts",
     "current",
     "fix_classes",
+    "is_fixed",
     "known",
     "last",
     "new_since",
+    "open_classes",
     "remove_class",
     "stats",
 ]

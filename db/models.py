@@ -281,6 +281,8 @@ class Worker(Base):
     message: Mapped[str | None]
     started_at_s: Mapped[float]
     heartbeat_at_s: Mapped[float]
+    #: names the device itself, whatever the container is called: of a GPU its UUID, of a CPU the machine's boot id
+    device_id: Mapped[str | None]
 
 
 class LabelSet(Base):

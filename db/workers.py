@@ -25,6 +25,8 @@ class Worker:
     role: str
     models: tuple[str, ...]
     device: str
+    #: the same for every worker that computes there, in whatever container
+    device_id: str | None = None
     state: WorkerState
     #: names of the versions held in memory
     warm: tuple[str, ...] = ()

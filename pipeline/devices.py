@@ -30,6 +30,13 @@ def choose_device(setting: str) -> torch.device:
     return torch.device(setting)
 
 
+def gpu_id(device: torch.device) -> str | None:
+    """Name the GPU itself by its UUID, which is the same in every container; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
     """Turn "auto", "fp32" or "bf16" into a dtype; auto is bf16 on GPUs that have it, else fp32."""
     if setting == "auto":

@@ -3,8 +3,9 @@
 Knows nothing of Celery, networks or training. Threads fetch and decode ahead; one bad image costs no other its label.
 """
 
+import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,8 +14,8 @@ from itertools import islice
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import errors as db_errors
-from db import labels, session
-from pipeline import fingerprints, images, references
+from db import labels, registry, session
+from pipeline import fingerprints, images, references, stores
 from pipeline.errors import ItemError
 from worker import inline, playbook
 from worker.learning_messages import LabelledImage, LabelsReceipt, RefusedLabel
@@ -25,6 +26,9 @@ from worker.settings import Settings
 BATCH = 100
 #: Images fetched and decoded ahead of the record; what is kept of each is a few hundred bytes.
 AHEAD = 64
+
+#: The file of a checkpoint that names its classes; read as JSON, for what reads it whole needs torch.
+CARD = "card.json"
 
 #: What a door gives: a labelled image, or one that it had to refuse itself.
 Row = LabelledImage | RefusedLabel
@@ -108,14 +112,32 @@ def _close_list(labeller: Labeller, model: str) -> None:
     """Hold the model to the classes its playbook lists, if it lists any."""
     names = playbook.read(labeller.playbook, model).classes
     with session.reading(labeller.sessions) as reading:
-        known = [one.name for one in labels.classes(reading, model, removed=False)]
-    if names and set(known) != set(names):
+        known = {one.name for one in labels.classes(reading, model, removed=False)}
+        is_closed = labels.is_fixed(reading, model) and known == set(names)
+    if names and not is_closed:
         with session.transaction(labeller.sessions) as transaction:
             labels.fix_classes(transaction, model, names)
 
 
+def _follow_champion(labeller: Labeller, model: str, ready: Sequence["_Ready"]) -> None:
+    """Number a model's first classes as the version that serves does, if it knows any of them.
+
+    Its outputs and the labels' numbers must agree for it ever to be compared with what is learned from them.
+    """
+    with session.reading(labeller.sessions) as reading:
+        serving = registry.serving(reading, model)
+        if serving is None or labels.classes(reading, model):
+            return
+    card = stores.read_file(serving.version.reference, CARD)
+    names = json.loads(card)["classes"] if card else []
+    if not {one.label.label for one in ready}.isdisjoint(names):
+        with session.transaction(labeller.sessions) as transaction:
+            labels.open_classes(transaction, model, names)
+
+
 def _record(labeller: Labeller, model: str, batch: list[_Ready | RefusedLabel]) -> list[labels.Added | RefusedLabel]:
     ready = [one for one in batch if isinstance(one, _Ready)]
+    _follow_champion(labeller, model, ready)
     return [*(one for one in batch if isinstance(one, RefusedLabel)), *_add(labeller.sessions, model, ready)]
 
 

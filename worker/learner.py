@@ -5,7 +5,6 @@ Knows nothing of torch until the first run arrives: a child that only waits shou
 
 import importlib
 import logging
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,7 +52,7 @@ class Learner:
             run,
             lease_s=self._settings.run_lease_s,
             share=self._settings.learn_share,
-            is_serving_busy=partial(is_serving_busy, device=workshop.device_name),
+            is_serving_busy=partial(is_serving_busy, device_id=workshop.device_id),
             is_stopping=self._is_stopping,
         )
         try:
@@ -96,12 +95,12 @@ class Learner:
         )
 
 
-def is_serving_busy(reading: Session, *, device: str) -> bool:
-    """Tell whether images wait, or are being classified, on this host's device of that name."""
+def is_serving_busy(reading: Session, *, device_id: str | None) -> bool:
+    """Tell whether images wait for, or are being classified on, the device of that name."""
     here = [
         worker
         for worker in workers.list_alive(reading, within_s=ALIVE_S)
-        if worker.role == "classify" and worker.host == socket.gethostname() and worker.device == device
+        if worker.role == "classify" and worker.device_id == device_id
     ]
     models = {model for worker in here for model in worker.models}
     return any(worker.state == "busy" for worker in here) or shards.is_any_waiting(reading, sorted(models))

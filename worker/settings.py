@@ -183,6 +183,10 @@ class Settings:
         broker_url = "" if self.is_embedded else self.broker_url
         return replace(self, home=home, broker_url=broker_url, database_url="", store="").resolved()
 
+    def or_here(self) -> "Settings":
+        """Give the same settings, with the working folder as the root that references lie under if there is none."""
+        return self if self.allowed_roots else replace(self, allowed_roots=(str(Path.cwd()),))
+
     @property
     def is_embedded(self) -> bool:
         """Whether the broker is the Redis that the stack starts itself."""

@@ -37,6 +37,7 @@ def open_serving(
             "classify",
             models=settings.models,
             device=str(device),
+            device_id=devices.gpu_id(device) or heartbeat.cpu_id(),
             state="busy" if station.held else "ready",
             warm=warm.names(),
             message=swap.trouble,

@@ -54,7 +54,8 @@ def extract(
 ) -> Tensor:
     """Give fp32 [N, D] on the CPU: what the head is given for each image of the uint8 batches [n, 3, S, S].
 
-    The network runs in evaluation mode without gradients (bf16 under autocast) and is left in the modes it had.
+    The network is moved to the device, runs in evaluation mode without gradients (bf16 under autocast) and is left in
+    the modes it had.
     """
     with forward_of(network, layers, preprocess, device=device, dtype=dtype) as forward:
         found = [forward(batch) for batch in batches]

@@ -118,7 +118,8 @@ def finetune(
         stepper=stepper,
         validation=validation,
         pictures=train,
-        targets=losses.one_hot(torch.tensor(list(train_targets)), num_classes),
+        targets=torch.tensor(list(train_targets)),
+        num_classes=num_classes,
         preprocess=preprocess,
         settled=settled,
         seed=seed % 2**63,
@@ -139,8 +140,9 @@ class _Run:
     stepper: Stepper
     validation: Validation
     pictures: Pictures
-    #: fp32 [N, C] on the CPU
+    #: int64 [N]
     targets: Tensor
+    num_classes: int
     preprocess: Preprocess
     settled: Settled
     seed: int
@@ -201,8 +203,8 @@ class _Run:
         return self._measured(number, began_s, seen[0] / len(self.targets), seen[1] / len(self.targets))
 
     def _step(self, number: int, row: int, chunk: Sequence[int], images: Tensor) -> steps.Stepped:
-        whole, num = self.targets[chunk].to(self.device), worlds.num_own(len(chunk), self.world)
-        targets = self.targets[worlds.own(chunk, self.world)].to(self.device)
+        whole, num = self._wanted(chunk), worlds.num_own(len(chunk), self.world)
+        targets = self._wanted(worlds.own(chunk, self.world))
         inputs = self.preprocess.normalize(images.to(self.device, non_blocking=True))
         if self.settled.mixup and num:
             rng = self._rng(number, MIX, row, self.world.rank)
@@ -213,6 +215,9 @@ class _Run:
         if self.student.average is not None:
             self.student.average.update()
         return stepped
+
+    def _wanted(self, rows: Sequence[int]) -> Tensor:
+        return losses.one_hot(self.targets[rows], self.num_classes).to(self.device)
 
     def _batches(self, number: int, chunks: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         made = streams.batches(
@@ -275,7 +280,7 @@ class _Run:
             # However many processes begin a run, any number may go on with it.
             "settled": {**self.settled.as_dict(), "num_processes": 1},
             "seed": self.seed,
-            "train": self.targets.argmax(dim=1).tolist(),
+            "train": self.targets.tolist(),
             "val": self.validation.targets.tolist(),
             "preprocess": self.preprocess.digest(),
             "shapes": self.student.shapes(),

@@ -31,8 +31,8 @@ NO_VARIANCE = 1e-9
 class Space:
     """Features, standardised and turned to their principal axes.
 
-    |W| is the same in any turned coordinates, so the solution is that of the standardised features; found here, it
-    takes a tenth of the steps, because the axes can be scaled one by one.
+    |W| is the same in any turned coordinates, so the solution is that of the standardised features; it is found in
+    fewer steps here, where each axis can be scaled by its own curvature.
     """
 
     #: [N, R] in the fit's precision; R is min(N, D) at most

@@ -81,8 +81,8 @@ def test_suggestions_go_to_label_studio(labelled: Machine, unlabelled: Path, pho
 
 def test_a_format_without_a_file_and_a_model_that_can_be_none_are_wrong_usage(machine: Machine) -> None:
     assert "--out FILE" in sentence(machine.run("labels", "suggest", "--format", "jsonl"), 2)
-    with pytest.raises(SystemExit, match="2"):
-        machine.run("labels", "classes", "--model", "No Model")
+    for verb in (("suggest",), ("audit",), ("classes",), ("remove-class", "cat"), ("fix-classes", "cat")):
+        assert "cannot name a model" in sentence(machine.run("labels", *verb, "--model", "No Model"), 2)
 
 
 def test_where_nothing_was_classified_it_says_what_to_do(labelled: Machine) -> None:
@@ -152,3 +152,14 @@ def test_a_list_is_closed_as_it_stands_but_not_without_any_class(labelled: Machi
     assert labelled.run("labels", "fix-classes", *MODEL, "--json").json["removed"] == []
     assert "no classes yet" in sentence(labelled.run("labels", "fix-classes", "--model", "nobody"), 2)
     assert "one line" in sentence(labelled.run("labels", "fix-classes", "a\nb", *MODEL), 2)
+
+
+def test_what_the_playbook_lists_is_changed_in_the_playbook(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "playbook.toml"
+    file.write_text('classes = ["cat", "dog"]\n')
+    monkeypatch.setenv("IMAGEMILL_PLAYBOOK", str(file))
+    for verb in (("remove-class", "cat"), ("fix-classes", "cat")):
+        said = sentence(machine.run("labels", *verb, *MODEL), 2)
+        assert said == f"The playbook lists the classes of cats: change `classes` in {file}."

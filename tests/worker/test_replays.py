@@ -164,7 +164,7 @@ def test_the_command_line_replays_and_reports(machine: Machine, saved: tuple[che
     asked = ("jobs", "replay", job_id, "--version", other.name)
     said = machine.run(*asked)
     assert (said.code, said.err) == (0, "")
-    assert f"{other.name} classifies 6 items again" in said.out
+    assert f"6 items for {other.name} to classify again" in said.out
     replayed = machine.run(*asked, "--json").json["job_id"]
     assert machine.run(*asked, "--wait", "--timeout", "0", "--json").json["disagreement"]["num_compared"] == 0
     answer(machine.sessions, uuid.UUID(replayed), other, NOW)

@@ -15,7 +15,10 @@ ODD = "file:///mill/photos/a%20b/%C3%A9%231.png"
 ENTRIES = [Entry(reference=ODD, predicted="cat", probability=0.6), Entry(reference="s3://photos/2.png")]
 
 
-def write(file: Path, form: str, project: Project = Project(local_files="/mill/photos")) -> str:
+PROJECT = Project(local_files="/mill/photos")
+
+
+def write(file: Path, form: str, project: Project = PROJECT) -> str:
     worklists.write(ENTRIES, file, form, version="pets:1", project=project)
     return file.read_text()
 
@@ -55,12 +58,11 @@ def test_a_project_with_other_names_gets_them(tmp_path: Path) -> None:
 
 
 def test_what_label_studio_sends_back_names_the_same_images(tmp_path: Path) -> None:
-    project = Project(local_files="/mill/photos")
-    tasks = json.loads(write(tmp_path / "tasks.json", "label-studio", project))
+    tasks = json.loads(write(tmp_path / "tasks.json", "label-studio"))
     choice = {"from_name": "choice", "to_name": "image", "type": "choices", "value": {"choices": ["hen"]}}
     for number, task in enumerate(tasks):
         task["annotations"] = [{"id": number, "result": [choice], "completed_by": 1}]
-    rows = [row for task in tasks for row in label_studio.task_rows(task, project)]
+    rows = [row for task in tasks for row in label_studio.task_rows(task, PROJECT)]
     assert [(row.reference, row.label) for row in rows] == [(entry.reference, "hen") for entry in ENTRIES]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from db import session
 from worker import playbook, retraining, runtime
 from worker.cli import output
+from worker.cli.parsing import model_name
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ def audit(asked: Namespace, settings: Settings) -> int:
     """Print suspects, those of the test split first, and leaks; finding some is no failure."""
     from worker.learning import auditing, workshop
 
-    known = playbook.read(settings.playbook, asked.model)
+    known = playbook.read(settings.playbook, model_name(asked.model))
     with runtime.ledger(settings) as sessions:
         with session.reading(sessions) as reading:
             base = retraining.base_of(reading, asked.model, asked.base or known.base)
-        opened = workshop.open_workshop(settings, sessions)
+        opened = workshop.open_workshop(settings.or_here(), sessions)
         try:
             with output.errors().status("Auditing the labels ..."):
                 found = auditing.audit_labels(opened, asked.model, base, seed=asked.seed)

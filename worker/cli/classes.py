@@ -6,8 +6,9 @@ Knows nothing of images. No command moves a class to another number.
 from argparse import Namespace
 
 from db import classes, labels, session
-from worker import runtime
+from worker import playbook, runtime
 from worker.cli import output
+from worker.cli.parsing import model_name
 from worker.learning_messages import LabelledImage
 from worker.messages import MessageInvalid
 from worker.settings import Settings
@@ -15,6 +16,7 @@ from worker.settings import Settings
 
 def listed(asked: Namespace, settings: Settings) -> int:
     """Print the classes by number, and what is labelled so."""
+    model_name(asked.model)
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         known, counts = labels.classes(reading, asked.model), labels.counts(reading, asked.model)
         is_fixed = classes.is_fixed(reading, asked.model)
@@ -45,6 +47,7 @@ def listed(asked: Namespace, settings: Settings) -> int:
 
 def removed(asked: Namespace, settings: Settings) -> int:
     """Mask a class. Raises `UnknownClass`."""
+    _refuse_if_listed(settings, asked.model)
     with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
         labels.remove_class(transaction, asked.model, asked.name)
         found = next(one for one in labels.classes(transaction, asked.model) if one.name == asked.name)
@@ -63,6 +66,7 @@ def removed(asked: Namespace, settings: Settings) -> int:
 
 def fixed(asked: Namespace, settings: Settings) -> int:
     """Close the class list, at these names or as it stands."""
+    _refuse_if_listed(settings, asked.model)
     names = [_name(text) for text in asked.names]
     with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
         before = {one.name for one in labels.classes(transaction, asked.model, removed=False)}
@@ -80,6 +84,12 @@ def fixed(asked: Namespace, settings: Settings) -> int:
         f"The classes of {asked.model} are closed at {output.plain(', '.join(stay))}.{lost}", soft_wrap=True
     )
     return 0
+
+
+def _refuse_if_listed(settings: Settings, model: str) -> None:
+    """Raise `MessageInvalid` if the playbook lists the classes: the next label would undo what is changed here."""
+    if playbook.read(settings.playbook, model_name(model)).classes:
+        raise MessageInvalid(f"The playbook lists the classes of {model}: change `classes` in {settings.playbook}.")
 
 
 def _name(text: str) -> str:

@@ -8,8 +8,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker import label_files, label_studio, manifests, messages
+from worker import label_files, label_studio, manifests
 from worker.cli import output
+from worker.cli.parsing import model_name
 from worker.learning_messages import LabelledImage, LabelsReceipt
 from worker.settings import Settings
 
@@ -80,19 +81,12 @@ def project(asked: Namespace) -> label_studio.Project:
     )
 
 
-def model_name(text: str) -> str:
-    """Give the name of a model. Raises `MessageInvalid` for what can be none."""
-    if not messages.MODEL_NAME.fullmatch(text):
-        raise messages.MessageInvalid(f"{text[:80]!r} cannot name a model: use lower-case letters, digits and _ . -")
-    return text
-
-
 def _record(asked: Namespace, settings: Settings, source: label_files.LabelSource) -> int:
     from worker import labelling, runtime
 
     model, num_labels = model_name(asked.model), label_files.check(source)
     with runtime.ledger(settings) as sessions:
-        labeller = labelling.open_labeller(settings, sessions)
+        labeller = labelling.open_labeller(settings.or_here(), sessions)
         try:
             with output.progress(f"labels of {model}", num_labels) as show:
                 receipt = labelling.record(labeller, model, source(), on_recorded=show)

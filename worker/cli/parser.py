@@ -35,9 +35,8 @@ def build() -> argparse.ArgumentParser:
 def _add_stack(commands: Commands) -> None:
     up = command(commands, "up", "stack:up", "run the whole stack on this machine in the foreground")
     up.add_argument("--no-flower", action="store_true", help="leave Flower out")
-    demo = command(
-        commands, "demo", "demo:demo", "from nothing to a model and classified images, then what to try next"
-    )
+    story = "the whole story: labels arrive, a model learns and serves, and keeps up with new classes"
+    demo = command(commands, "demo", "demo:demo", story)
     demo.add_argument("--seed", type=int, default=0, help="which digits are held out, and the network's first weights")
     command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
     command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")

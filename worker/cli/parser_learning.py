@@ -5,7 +5,7 @@ Knows nothing of what commands do.
 
 import argparse
 
-from worker.cli.parsing import Commands, command, count, group, model
+from worker.cli.parsing import Commands, command, count, group
 
 #: Kinds of label files, as `label_files.FORMS` reads them.
 FORMATS = ("folder", "csv", "jsonl", "label-studio")
@@ -35,7 +35,7 @@ def add_labels(commands: Commands) -> None:
         labels, "audit", "audit:audit", "labels that the others speak against, and pictures that are in two splits"
     )
     audit.add_argument("--num", type=count, default=20, help="rows of each kind to show (default: %(default)s)")
-    _add_base(audit)
+    _add_base(audit, "version whose backbone judges")
     _add_model(command(labels, "classes", "classes:listed", "the classes with their numbers, and what is labelled so"))
     removed = command(labels, "remove-class", "classes:removed", "mask a class; no other class changes its number")
     removed.add_argument("name", metavar="NAME")
@@ -63,7 +63,11 @@ def _add_suggest(labels: Commands) -> None:
         "--out", metavar="FILE", help="write them for `labels import` (.jsonl) or for Label Studio (.json)"
     )
     suggest.add_argument("--format", choices=("jsonl", "label-studio"), help="(default: by FILE's ending)")
-    _add_base(suggest)
+    _add_model(suggest)
+    suggest.add_argument(
+        "--base", metavar="MODEL:N", help="version that compares the images (default: what serves, else the playbook's)"
+    )
+    suggest.add_argument("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
     studio = suggest.add_argument_group("Label Studio")
     studio.add_argument(
         "--local-files", default="", metavar="FOLDER", help="its LOCAL_FILES_DOCUMENT_ROOT, as the workers see it"
@@ -100,14 +104,12 @@ def add_runs(commands: Commands) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=model, default="default", help="which model (default: %(default)s)")
+    parser.add_argument("--model", default="default", help="which model (default: %(default)s)")
 
 
-def _add_base(parser: argparse.ArgumentParser) -> None:
+def _add_base(parser: argparse.ArgumentParser, about: str = "version to start from") -> None:
     _add_model(parser)
-    parser.add_argument(
-        "--base", metavar="MODEL:N", help="version to start from (default: the first ancestor of what serves)"
-    )
+    parser.add_argument("--base", metavar="MODEL:N", help=f"{about} (default: the first ancestor of what serves)")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
 
 

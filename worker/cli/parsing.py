@@ -35,10 +35,10 @@ def count(text: str) -> int:
     return int(text)
 
 
-def model(text: str) -> str:
-    """Read the name of a model."""
+def model_name(text: str) -> str:
+    """Give the name of a model. Raises `MessageInvalid` for what can be none."""
     if not messages.MODEL_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} cannot name a model: use lower-case letters, digits and _ . -")
+        raise messages.MessageInvalid(f"{text[:80]!r} cannot name a model: use lower-case letters, digits and _ . -")
     return text
 
 

@@ -28,7 +28,7 @@ def plan(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions:
         with session.reading(sessions) as reading:
             base = retraining.base_of(reading, asked.model, asked.base or known.base)
-        opened = workshop.open_workshop(settings, sessions)
+        opened = workshop.open_workshop(settings.or_here(), sessions)
         with output.errors().status("Reading the labelled images ..."):
             taken = snapshotting.take(opened, asked.model)
             start = material.open_start(opened, base)

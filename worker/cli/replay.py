@@ -46,7 +46,7 @@ def _say(asked: Namespace, status: JobStatus, version: str) -> None:
     if asked.json:
         output.as_json(status)
         return
-    print(f"Job {status.job_id} is {status.state}: {version} classifies {status.num_items:,} items again.")
+    print(f"Job {status.job_id} is {status.state}: {status.num_items:,} items for {version} to classify again.")
     print(f"See where they disagree with: imagemill jobs replay {asked.job} --version {version} --wait")
 
 
@@ -76,7 +76,8 @@ def _print(job: jobs.JobView, status: JobStatus, version: str, found: Disagreeme
     console = output.console()
     console.print(
         f"Job {status.job_id} {output.state(status.state)}: {status.num_done:,} of {status.num_items:,} items "
-        f"classified again by {version}."
+        f"classified again by {version}.",
+        soft_wrap=True,
     )
     if found.num_failed:
         console.print(f"{found.num_failed:,} failed; see why with: imagemill jobs errors {status.job_id}")
@@ -86,7 +87,8 @@ def _print(job: jobs.JobView, status: JobStatus, version: str, found: Disagreeme
     changed = [one for one in found.per_label if one.num_changed]
     console.print(
         f"[bold]{found.agreement:.1%} agree[/bold] with {job.version or 'what served then'}: "
-        f"{found.num_agreeing:,} of {found.num_compared:,}. Scores moved by {found.score_shift:+.3f} in the mean."
+        f"{found.num_agreeing:,} of {found.num_compared:,}. Scores moved by {found.score_shift:+.3f} in the mean.",
+        soft_wrap=True,
     )
     output.table(
         "\nChanged, by the label before",

@@ -32,7 +32,7 @@ def up(asked: Namespace, settings: Settings) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, *ends()):
         signal.signal(number, lambda *_: stop.set())
-    settings = settings if settings.allowed_roots else replace(settings, allowed_roots=(str(Path.cwd()),))
+    settings = settings.or_here()
     if not settings.flower_basic_auth:
         settings = replace(settings, flower_basic_auth=f"imagemill:{secrets.token_urlsafe(12)}")
     _refuse_missing(settings.allowed_roots)

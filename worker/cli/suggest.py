@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from worker import label_studio, manifests, playbook, runtime, worklists
 from worker.cli import output
+from worker.cli.parsing import model_name
 from worker.messages import MessageInvalid
 from worker.settings import Settings
 
@@ -64,10 +65,12 @@ def _found(asked: Namespace, settings: Settings) -> "Found":
     references = None
     if asked.sources is not None:
         references = tuple(item.reference for item in manifests.from_references(asked.sources)())
-    wish = suggesting.Wish(model=asked.model, references=references, num=asked.num, base=asked.base, seed=asked.seed)
+    wish = suggesting.Wish(
+        model=model_name(asked.model), references=references, num=asked.num, base=asked.base, seed=asked.seed
+    )
     known = playbook.read(settings.playbook, asked.model)
     with runtime.ledger(settings) as sessions:
-        opened = workshop.open_workshop(settings, sessions)
+        opened = workshop.open_workshop(settings.or_here(), sessions)
         try:
             with output.errors().status("Looking at images without a label ..."):
                 return suggesting.suggest(opened, wish, known)
@@ -92,8 +95,9 @@ def _print(found: "Found", *, is_recent: bool) -> None:
         console.print(f"No version of {found.model} has classified anything lately: name images with --from.")
         return
     pool = "images that were classified last" if is_recent else "images"
+    others = f"; {found.num_labelled:,} others have a label already" if found.num_labelled else ""
     console.print(
-        f"- {found.version} looked at {found.num_pool:,} {pool}; {found.num_labelled:,} more have a label. "
+        f"- {found.version} looked at {found.num_pool:,} {pool}{others}. "
         f"The median class has {found.num_per_class:,.0f} labels.",
         soft_wrap=True,
     )

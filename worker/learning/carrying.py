@@ -21,6 +21,8 @@ from db import registry, runs, session
 from db import snapshots as snapshot_rows
 from db.models import Verdict
 from pipeline import errors
+from pipeline.learning import heads
+from pipeline.learning.heads import Head
 from pipeline.learning.snapshots import Snapshot
 from worker.learning import judging, keeping, material, planning, reporting, snapshotting, training
 from worker.learning.material import Material, Start
@@ -192,8 +194,19 @@ class Carrying:
             on_epoch=lambda strategy, epoch, num_epochs: self._note(
                 progress={"strategy": strategy, "epoch": epoch.number, "of": num_epochs, **epoch.as_dict()}
             ),
+            champion=self._champion_head(),
         )
         return keeping.keep(self.workshop, self.run.id, trained)
+
+    def _champion_head(self) -> Head | None:
+        """Give the head that serves, if it stands on the very backbone that this run starts from."""
+        with session.reading(self.workshop.sessions) as reading:
+            serving = registry.serving(reading, self.run.model)
+        if serving is None:
+            return None
+        champion = material.open_start(self.workshop, serving.version)
+        is_same = champion.backbone_sha256 == self.start.backbone_sha256
+        return heads.of(champion.loaded.network, champion.layers) if is_same else None
 
     def _evaluate(self) -> dict[str, Any]:
         trial = keeping.recall(self.workshop, self.run.id, self._result("train"), self.material)

@@ -19,7 +19,7 @@ from worker import versions
 from worker.learning import answers, scores
 from worker.learning.answers import Answers
 from worker.learning.material import Material
-from worker.learning.training import Trial
+from worker.learning.trials import Trial
 from worker.learning.watch import Watch
 from worker.learning.workshop import Workshop
 from worker.playbook import Playbook

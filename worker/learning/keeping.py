@@ -16,7 +16,8 @@ from pipeline import errors
 from pipeline.learning import evaluation
 from pipeline.learning.recipes import Settled
 from worker.learning.material import Material
-from worker.learning.training import Trained, Trial
+from worker.learning.training import Trained
+from worker.learning.trials import Trial
 from worker.learning.workshop import Workshop
 
 #: the weights of the trained network, what it says of the validation images, and what heads say out of fold

@@ -104,7 +104,9 @@ def suggest(workshop: Workshop, wish: Wish, known: Playbook) -> Found:
     extracted = material.extract(workshop, pace, start.loaded.network, start.layers, start.preprocess, looked.sources)
     sources = [looked.sources[index] for index in extracted.kept]
     # Weights from elsewhere that serve until there are better ones may know other classes altogether.
-    speaks = version == champion and (not counts or not {one.name for one in counts}.isdisjoint(start.loaded.card.classes))
+    speaks = version == champion and (
+        not counts or not {one.name for one in counts}.isdisjoint(start.loaded.card.classes)
+    )
     probabilities = _probabilities(start, extracted.features) if speaks else None
     num_per_class = float(median(one.num for one in counts)) if counts else 0.0
     is_guided_by_labels = num_per_class < FEW_PER_CLASS or probabilities is None

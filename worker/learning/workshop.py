@@ -12,6 +12,7 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline import devices, images, references
+from worker import heartbeat
 from worker.messages import local_path
 from worker.settings import Settings
 
@@ -38,6 +39,11 @@ class Workshop:
     def device_name(self) -> str:
         """The device as classify workers spell theirs."""
         return str(self.device)
+
+    @property
+    def device_id(self) -> str | None:
+        """What names the device itself, as classify workers do."""
+        return devices.gpu_id(self.device) or heartbeat.cpu_id()
 
     def run_folder(self, run_id: int) -> Path:
         """Name the folder that a run resumes from."""

@@ -23,7 +23,7 @@ _REFUSES = "%s are written once: they are never changed or deleted"
 def upgrade() -> None:
     for create in (_label_sets, _classes, _groups, _images, _labels, _snapshots, _runs, _steps, _gates, _ticks):
         create()
-    for create in (_live_checks, _drift_windows, _promotions, _outcomes):
+    for create in (_live_checks, _drift_windows, _promotions, _outcomes, _workers):
         create()
     _refuse_changes()
 
@@ -318,6 +318,10 @@ def _promotions_again() -> None:
         "SELECT id, model, version_id, previous_version_id, epoch, kind, who, reason, at_s FROM promotions_0001"
     )
     op.drop_table("promotions_0001")
+
+
+def _workers() -> None:
+    op.add_column("workers", sa.Column("device_id", sa.Text()))
 
 
 def _outcomes() -> None:

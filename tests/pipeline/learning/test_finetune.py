@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingDiverged
-from pipeline.learning import epochs, layers, states, streams, worlds
+from pipeline.learning import epochs, features, heads, layers, states, streams, worlds
 from tests.pipeline.learning import trainees
 
 ROOT = Path(__file__).parents[3]
@@ -62,14 +62,20 @@ def test_the_network_given_is_left_as_it_is(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
-def test_training_starts_from_the_head_that_is_there(tmp_path: Path) -> None:
-    student, val = trainees.network(), trainees.Coloured(24, 3, seed=2)
-    trained = trainees.run(tmp_path, student=student, val=val)
-    with torch.no_grad():
-        logits = student.eval()(trainees.PREPROCESS.normalize(val.images))
-    probe = nn.functional.cross_entropy(logits, torch.tensor(val.targets))
+def test_training_starts_from_the_solved_head(tmp_path: Path) -> None:
+    student, train, val = trainees.network(), trainees.Coloured(48, 3, seed=1), trainees.Coloured(24, 3, seed=2)
+    parts = layers.layers(student, trainees.SIZE)
+    values = [
+        features.extract(student, parts, trainees.PREPROCESS, [pictures.images], device=torch.device("cpu"))
+        for pictures in (train, val)
+    ]
+    head = heads.fit(values[0], train.targets, 3, l2=0.1)
+    heads.apply(student, parts, head)
+    probe = nn.functional.cross_entropy(heads.logits(head, values[1]), torch.tensor(val.targets))
+    trained = trainees.run(tmp_path, student=student, train=train, val=val)
     assert trained.start.number == 0
     assert trained.start.val_nll == pytest.approx(float(probe), abs=1e-5)
+    assert trained.start.train_loss is None
 
 
 def test_the_network_is_that_of_the_best_epoch(tmp_path: Path) -> None:

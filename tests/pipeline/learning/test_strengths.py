@@ -22,14 +22,18 @@ def test_folds_have_every_class_as_evenly_as_can_be(num: int, num_folds: int) ->
     assert not torch.equal(folds, strengths.stratified_folds(targets, num_folds, 1))
 
 
-def test_overlapping_classes_ask_for_a_stronger_head_than_their_fit_does() -> None:
+def test_overlapping_classes_ask_for_a_stronger_head_than_clear_ones() -> None:
     features, targets = clusters(num=200, dim=100, num_classes=4, separation=2.5)
     found = heads.choose_l2(features, targets, 4)
     assert [row.l2 for row in found.tried] == sorted(strengths.GRID, reverse=True)
     assert found.l2 >= 30.0
-    assert found.chosen.nll == min(row.nll for row in found.tried)
-    assert 0.4 < found.chosen.balanced_accuracy < 0.8
-    assert 0.0 < found.chosen.standard_error < 0.1
+    assert 0.75 < found.chosen.balanced_accuracy < 0.85
+    best = max(found.tried, key=lambda row: row.balanced_accuracy)
+    equal = [row for row in found.tried if row.balanced_accuracy >= best.balanced_accuracy - best.standard_error]
+    assert found.chosen == min(equal, key=lambda row: row.nll)
+    assert len(equal) > 1
+    features, targets = clusters(num=200, dim=100, num_classes=4, separation=8.0)
+    assert heads.choose_l2(features, targets, 4).l2 < 30.0
 
 
 def test_probabilities_are_of_heads_that_never_saw_the_image() -> None:
@@ -44,7 +48,8 @@ def test_probabilities_are_of_heads_that_never_saw_the_image() -> None:
     for fold in range(heads.NUM_FOLDS):
         inside = found.folds != fold
         own = heads.logits(heads.fit(features[inside], targets[inside], 3, l2=0.3), features[~inside])
-        assert float((own.softmax(dim=1) - found.probabilities[~inside]).abs().max()) < 0.1
+        # Not to the bit: they are standardised with the other folds.
+        assert float((own.softmax(dim=1) - found.probabilities[~inside]).abs().mean()) < 0.02
 
 
 def test_the_same_seed_gives_the_same_choice_and_bits() -> None:
