@@ -31,8 +31,8 @@ FOCAL_GAMMA = 2.0
 LEAST_EPOCHS, MOST_EPOCHS = 10, 100
 #: most decay of the moving average of weights; it warms up (averages.decay)
 EMA = 0.998
-#: epochs without a better one, at least, before a run ends early
-LEAST_PATIENCE = 5
+#: epochs without a better one, at least, before a run ends early: the last epochs of a falling rate gain the most
+LEAST_PATIENCE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from db import classes, labels, session
 from tests.worker import builders, teaching
 from tests.worker.machine import Machine, Ran, sentence
 from tests.worker.schools import picture
+from worker.cli import output
 
 MODEL = ("--model", builders.MODEL)
 PETS = ("cat", "dog", "hen")
@@ -163,3 +164,18 @@ def test_what_the_playbook_lists_is_changed_in_the_playbook(
     for verb in (("remove-class", "cat"), ("fix-classes", "cat")):
         said = sentence(machine.run("labels", *verb, *MODEL), 2)
         assert said == f"The playbook lists the classes of cats: change `classes` in {file}."
+
+
+@pytest.mark.parametrize(
+    ("references", "folder", "names"),
+    [
+        (["file:///a/b/1.png", "file:///a/b/c/2.png"], "file:///a/b/", ["1.png", "c/2.png"]),
+        (["file:///a/bc/1.png", "file:///a/bd/1.png"], "file:///a/", ["bc/1.png", "bd/1.png"]),
+        (["file:///a/1.png"], "file:///a/", ["1.png"]),
+        (["file:///a/1.png", "s3://a/1.png"], "", ["file:///a/1.png", "s3://a/1.png"]),
+        (["s3://a/1.png", "s3://b/1.png"], "", ["s3://a/1.png", "s3://b/1.png"]),
+        ([], "", []),
+    ],
+)
+def test_references_are_parted_at_the_folder_they_share(references: list[str], folder: str, names: list[str]) -> None:
+    assert output.apart(references) == (folder, names)

@@ -67,6 +67,7 @@ class Accuracy:
 
 def demo(asked: Namespace, settings: Settings) -> int:
     """Tell the story; gives 1 if the model did not keep up."""
+    began_s = time.monotonic()
     from pipeline import digits
 
     # As Ctrl-C does, these unwind, so that what was started is stopped.
@@ -78,7 +79,7 @@ def demo(asked: Namespace, settings: Settings) -> int:
     written = digits.write_images(home / "images" / "digits")
     known, held_out = digits.split(written, asked.seed)
     settings = _settings(settings, home, known)
-    story = Story(output.errors() if asked.json else output.console(), settings)
+    story = Story(output.errors() if asked.json else output.console(), settings, began_s)
     story.say(f"Wrote {len(written)} handwritten digits as PNG files; {len(held_out)} are held out, never labelled")
     _make_base(story, asked.seed)
     with (
@@ -136,10 +137,10 @@ def _live_through(
 class Story:
     """Says what happens, with the seconds since the beginning, and does it."""
 
-    def __init__(self, console: Console, settings: Settings) -> None:
+    def __init__(self, console: Console, settings: Settings, began_s: float) -> None:
         self.settings = settings
         self._console = console
-        self._began_s = time.monotonic()
+        self._began_s = began_s
 
     def say(self, step: str) -> None:
         """Print one line of the story."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -14,11 +14,11 @@ from tests.pipeline.learning import trainees
 Row = tuple[float, float, float]
 
 
-def history(rows: Sequence[Row]) -> list[Epoch]:
+def history(rows: Sequence[Row], loss: Callable[[int], float] = lambda number: 1 / number) -> list[Epoch]:
     return [
         Epoch(
             number=number,
-            train_loss=0.5 if number else None,
+            train_loss=loss(number) if number else None,
             train_accuracy=train if number else None,
             val_nll=nll,
             val_accuracy=accuracy,
@@ -70,6 +70,12 @@ def test_a_run_ends_when_it_should(name: str) -> None:
     rows, expected = ENDINGS[name]
     recipe = trainees.settled(patience=6)
     assert epochs.ending(history(rows), recipe, num_val=100, num_warmup_epochs=0) == expected
+
+
+def test_a_rate_that_is_too_high_for_a_while_is_no_memorising() -> None:
+    rows, _ = ENDINGS["rising"]
+    told = epochs.ending(history(rows, loss=float), trainees.settled(patience=6), num_val=100, num_warmup_epochs=0)
+    assert told is None
 
 
 def test_no_alarm_before_the_rate_has_risen() -> None:

@@ -149,7 +149,7 @@ TABLE: list[tuple[dict[str, Any], dict[str, object]]] = [
     ({"ema": "off"}, {"ema": None}),
     ({"ema": 0.99}, {"ema": 0.99}),
     ({"num_train": 40}, {"batch_size": 40, "patience": 50}),
-    ({"num_train": 6_400}, {"patience": 5}),
+    ({"num_train": 6_400}, {"epochs": 10, "patience": 10}),
     ({"patience": 0}, {"patience": 0}),
     ({"loss": "focal"}, {"focal_gamma": 2.0}),
 ]  # fmt: skip
