@@ -53,8 +53,10 @@ test: setup ## The whole test suite, with its own Redis and databases
 test-fast: setup ## The rings that need no Celery worker
 	@$(BIN)/python -m pytest tests/pipeline tests/db tests/worker
 
-bench: setup ## Measure throughput beside a bare loop
+bench: setup ## Measure throughput, the cost of keeping current, and how often the gate errs
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.retraining
+	@$(BIN)/python -m bench.gate
 
 clean: ## Remove what the verbs made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

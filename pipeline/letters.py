@@ -40,9 +40,7 @@ def _draw(letter: str, drawing: random.Random) -> Image.Image:
     font = ImageFont.load_default(size=drawing.uniform(64, 88))
     pen = drawing.choice((0, 1, 2, 3))
     middle = (CANVAS / 2 + drawing.uniform(-4, 4), CANVAS / 2 + drawing.uniform(-4, 4))
-    ImageDraw.Draw(canvas).text(
-        middle, letter, fill=255, font=font, anchor="mm", stroke_width=pen, stroke_fill=255
-    )
+    ImageDraw.Draw(canvas).text(middle, letter, fill=255, font=font, anchor="mm", stroke_width=pen, stroke_fill=255)
     turned = canvas.rotate(drawing.uniform(-15, 15), Image.Resampling.BILINEAR)
     sheared = turned.transform(
         turned.size, Image.Transform.AFFINE, (1, drawing.uniform(-0.2, 0.2), 0, 0, 1, 0), Image.Resampling.BILINEAR

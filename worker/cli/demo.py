@@ -78,10 +78,10 @@ def demo(asked: Namespace, settings: Settings) -> int:
     shutil.rmtree(home, ignore_errors=True)
     written = digits.write_images(home / "images" / "digits")
     known, held_out = digits.split(written, asked.seed)
-    settings = _settings(settings, home, known)
+    settings = quick_settings(settings, home, known)
     story = Story(output.errors() if asked.json else output.console(), settings, began_s)
     story.say(f"Wrote {len(written)} handwritten digits as PNG files; {len(held_out)} are held out, never labelled")
-    _make_base(story, asked.seed)
+    make_base(story, asked.seed)
     with (
         stack.running(settings, say=story.say),
         Client(settings.broker_url) as client,
@@ -94,7 +94,8 @@ def demo(asked: Namespace, settings: Settings) -> int:
     return 0 if after.later > 0.5 and after.first > 0.9 else 1
 
 
-def _settings(settings: Settings, home: Path, known: "Sequence[Digit]") -> Settings:
+def quick_settings(settings: Settings, home: Path, known: "Sequence[Digit]") -> Settings:
+    """Give settings for a stack in `home` that looks every second, and write its playbook."""
     num_labels = min(sum(digit.label in group for digit in known) for group in (FIRST, LATER))
     playbook = home / "playbook.toml"
     playbook.write_text(PLAYBOOK.format(num_labels=num_labels))
@@ -211,12 +212,13 @@ class Story:
         try:
             yield jobs
             # A promotion is followed within seconds: let a job see it.
-            self._await_swap(client, digits)
+            self.await_swap(client, digits)
         finally:
             stop.set()
             busy.join()
 
-    def _await_swap(self, client: Client, digits: "Sequence[Digit]") -> None:
+    def await_swap(self, client: Client, digits: "Sequence[Digit]") -> None:
+        """Wait until the second version answers."""
         give_up_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up_s:
             job = client.submit([digits[0].file.as_uri()], model=MODEL)
@@ -244,7 +246,7 @@ def _refuse_hopeless(newest: Sequence[runs.Run], number: int, give_up_s: float) 
         raise StackError(f"No promotion came within {PATIENCE_S:.0f} s; see the logs.")
 
 
-def _make_base(story: Story, seed: int) -> None:
+def make_base(story: Story, seed: int) -> None:
     """Pretrain a small network on printed letters: with the code that every version goes through."""
     from db import migrate
     from pipeline import backbones, checkpoints, digits, letters

@@ -80,7 +80,7 @@ def tune(
         lambda epoch: on_epoch(strategy, epoch, settled.epochs),
     )
     log.info("%s of %s trained, %s epochs, %s", strategy, pace.model, len(done.epochs), done.ended)
-    val_logits = _forward(workshop, start.preprocess, done.network, _View(pictures.val, start.preprocess, settled))
+    val_logits = _forward(workshop, start.preprocess, done.network, View(pictures.val, start.preprocess, settled))
     trial = trial_of(material, settled, done.network, val_logits, began_s=began_s, frozen=done.frozen)
     trial = replace(
         trial,
@@ -103,7 +103,7 @@ def _train_alone(
     on_epoch: Callable[[Epoch], None],
 ) -> Trained:
     start = material.start
-    train, val = (_View(cache, start.preprocess, settled) for cache in (pictures.train, pictures.val))
+    train, val = (View(cache, start.preprocess, settled) for cache in (pictures.train, pictures.val))
     return finetune.finetune(
         network,
         start.layers,
@@ -166,8 +166,8 @@ def _items(part: Part) -> tuple[distributed.Item, ...]:
     )
 
 
-class _View:
-    """A split's images for the training loop, from the pixel cache."""
+class View:
+    """A split's images as the training loop wants them, from the pixel cache."""
 
     def __init__(self, cache: PixelCache, preprocess: Preprocess, settled: Settled) -> None:
         self._cache, self._preprocess, self._settled = cache, preprocess, settled
@@ -176,10 +176,12 @@ class _View:
         return len(self._cache)
 
     def train(self, index: int, rng: np.random.Generator) -> Tensor:
+        """Give the image as training sees it: cropped, turned and tinted as the recipe says."""
         image = Image.fromarray(self._cache.image(index).permute(1, 2, 0).contiguous().numpy())
         return augmentation.view(image, self._preprocess, self._settled, rng)
 
     def eval(self, index: int) -> Tensor:
+        """Give the image as serving sees it."""
         return self._cache.pixels(index)
 
 
@@ -229,7 +231,7 @@ def _read(workshop: Workshop, preprocess: Preprocess, part: Part) -> PixelCache:
     return cache
 
 
-def _forward(workshop: Workshop, preprocess: Preprocess, network: nn.Module, pictures: _View) -> Tensor:
+def _forward(workshop: Workshop, preprocess: Preprocess, network: nn.Module, pictures: View) -> Tensor:
     def batches() -> Iterator[Tensor]:
         for first in range(0, len(pictures), workshop.batch_size):
             rows = range(first, min(first + workshop.batch_size, len(pictures)))
