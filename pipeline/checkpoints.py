@@ -60,6 +60,7 @@ def save(network: nn.Module, draft: Draft, store: str, *, now_s: float) -> Saved
     check_classes(draft.classes)
     parity = safetensors.torch.save(_record(network, draft))
     _check_structure(_build(draft), tensors)
+    _check_frozen(draft, tensors)
     weights = safetensors.torch.save(_unshared(tensors))
     card = Card(
         **{entry.name: getattr(draft, entry.name) for entry in fields(Draft)},
@@ -85,6 +86,7 @@ def load(reference: str, *, sha256: str | None, device: str | torch.device = "cp
         fixture = _read_sealed(folder / PARITY, card.parity_sha256, reference)
     network = _build(card)
     _check_structure(network, tensors)
+    _check_frozen(card, tensors)
     network.load_state_dict(tensors)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(card.frozen))
@@ -181,6 +183,14 @@ def _check_structure(network: nn.Module, tensors: dict[str, Tensor]) -> None:
     _, report = state_dicts.match(network.state_dict(), tensors)
     if not report.fits or report.mapped_by != "names":
         raise CheckpointBroken(f"The weights are not those of the architecture on the card. {report.summary()}")
+
+
+def _check_frozen(draft: Draft, tensors: dict[str, Tensor]) -> None:
+    """Hold the card to its word: what it calls frozen is, to the bit, what training started from."""
+    if draft.frozen_sha256 is not None and state_dicts.digest(tensors, draft.frozen) != draft.frozen_sha256:
+        raise CheckpointBroken(
+            f"{', '.join(draft.frozen[:3])} and what else the card calls frozen is not what training started from."
+        )
 
 
 def _parity(tensors: dict[str, Tensor]) -> Parity:

@@ -6,6 +6,7 @@ Knows nothing of architectures, classes or cards.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -117,6 +118,17 @@ def load(network: nn.Module, given: Mapping[str, Tensor]) -> MatchReport:
         raise WeightsDoNotFit(report)
     network.load_state_dict(tensors)
     return report
+
+
+def digest(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...] = ("",)) -> str:
+    """Give the sha256 of names, types, shapes and bytes of the tensors whose names start with one of `prefixes`."""
+    total = hashlib.sha256()
+    for name in sorted(name for name in tensors if name.startswith(prefixes)):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        # Through uint8: numpy knows no bfloat16.
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 # ---------------------------------------------------------------- reading

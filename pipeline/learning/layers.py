@@ -12,13 +12,13 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import state_dicts
 from pipeline.errors import ArchitectureUnknown, WeightsDoNotFit
 from pipeline.learning.anatomy import Kind, Layers, Strategy, layers
+from pipeline.state_dicts import digest
 
 __all__ = ["Kind", "Layers", "Strategy", "backbone_sha256", "depths", "digest", "freeze", "freeze_batch_norm",
            "head_of", "layers", "load_backbone", "parameter_groups", "replace_head"]  # fmt: skip
@@ -179,22 +179,8 @@ def backbone_sha256(network: nn.Module, layers: Layers) -> str:
         for name, module in network.named_modules()
         if name != layers.head
     ]
-    content = "\n".join([*rows, _digest(_without_head(network.state_dict(), layers).items())])
+    content = "\n".join([*rows, state_dicts.digest(_without_head(network.state_dict(), layers))])
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def digest(state_dict: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> str:
-    """Give the sha256 of names, types, shapes and bytes of the tensors whose names start with one of `prefixes`."""
-    return _digest((name, tensor) for name, tensor in state_dict.items() if name.startswith(prefixes))
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    total = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        # Through uint8: numpy knows no bfloat16.
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def _without_head(state_dict: Mapping[str, Tensor], layers: Layers) -> dict[str, Tensor]:

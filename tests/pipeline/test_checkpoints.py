@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import checkpoints, stores
+from pipeline import checkpoints, state_dicts, stores
 from pipeline.errors import ArchitectureUnknown, CheckpointBroken, ClassesInvalid, StoreUnreachable
 from tests import builders
 
@@ -214,3 +214,15 @@ def test_tied_weights_survive(tmp_path: Path) -> None:
     loaded = checkpoints.load(saved.reference, sha256=saved.sha256).network
     assert torch.equal(loaded.get_parameter("3.weight"), network.get_parameter("3.weight"))
     checkpoints.verify(saved.reference, saved.sha256)
+
+
+def test_what_the_card_calls_frozen_must_be_what_training_started_from(tmp_path: Path) -> None:
+    network = builders.tiny_network()
+    proof = state_dicts.digest(network.state_dict(), ("0.",))
+    draft = builders.tiny_draft(frozen=("0.",), frozen_sha256=proof)
+    saved = checkpoints.save(network, draft, tmp_path.as_uri(), now_s=0.0)
+    checkpoints.verify(saved.reference, saved.sha256)
+    with torch.no_grad():
+        network.get_parameter("0.weight").add_(1e-3)
+    with pytest.raises(CheckpointBroken, match="frozen is not what training started from"):
+        checkpoints.save(network, draft, tmp_path.as_uri(), now_s=0.0)

@@ -38,7 +38,7 @@ class Answers:
         """Numbers of the removed classes."""
         return tuple(self.card.classes.index(name) for name in self.card.masked)
 
-    def measured(self, snapshot: Snapshot) -> gate.Measured:
+    def measured(self, snapshot: Snapshot, *, seconds_per_image: float | None = None) -> gate.Measured:
         """Give them as the gate wants them."""
         return gate.Measured(
             version=self.version,
@@ -47,6 +47,7 @@ class Answers:
             temperature=self.card.temperature,
             test_digest=digest(snapshot, self.examples),
             preprocess_digest=self.card.preprocess.digest(),
+            seconds_per_image=seconds_per_image,
         )
 
 

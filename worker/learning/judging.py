@@ -12,11 +12,11 @@ from torch import Tensor
 
 from db import errors as db_errors
 from db import gates, live_checks, registry, runs, session
-from pipeline import checkpoints
-from pipeline.learning import abstention, evaluation, gate, layers
+from pipeline import checkpoints, state_dicts
+from pipeline.learning import abstention, evaluation, gate
 from pipeline.learning.gate import GatePolicy, Verdict
 from worker import versions
-from worker.learning import answers, scores
+from worker.learning import answers, scores, timing
 from worker.learning.answers import Answers
 from worker.learning.material import Material
 from worker.learning.trials import Trial
@@ -62,7 +62,7 @@ def evaluate(workshop: Workshop, watch: Watch, material: Material, trial: Trial,
         snapshot=material.snapshot.digest(),
         parent=start.version.name,
         frozen=trial.frozen,
-        frozen_sha256=layers.digest(start.loaded.network.state_dict(), trial.frozen) if trial.frozen else None,
+        frozen_sha256=state_dicts.digest(start.loaded.network.state_dict(), trial.frozen) if trial.frozen else None,
         masked=material.snapshot.removed,
         abstain_below=threshold,
     )
@@ -110,7 +110,7 @@ def judge(
             recorded = gates.by_run(reading, watch.run.id)
         if recorded is not None:  # by a worker that died right after it
             return _recalled(recorded)
-        verdict = _compare(workshop, watch, material, ours, serving, policy)
+        verdict = _compare(workshop, watch, material, ours, challenger, serving, policy)
         try:
             return _record(workshop, watch, challenger, serving, verdict, playbook)
         except db_errors.ServingChanged:
@@ -132,14 +132,16 @@ def _compare(
     watch: Watch,
     material: Material,
     ours: Answers,
+    challenger: registry.Version,
     serving: registry.Serving | None,
     policy: GatePolicy,
 ) -> Verdict:
     theirs = answers.answers(workshop, watch.pace, serving.version, ours.examples) if serving else None
+    taken = timing.seconds_per_image(workshop, challenger, serving.version) if serving else (None, None)
     targets = answers.targets_of(material.snapshot.classes, ours.examples)
     return gate.judge(
-        ours.measured(material.snapshot),
-        theirs.measured(material.snapshot) if theirs else None,
+        ours.measured(material.snapshot, seconds_per_image=taken[0]),
+        theirs.measured(material.snapshot, seconds_per_image=taken[1]) if theirs else None,
         targets,
         policy,
         causes=frozenset(watch.run.causes),
