@@ -20,11 +20,11 @@ from torch import nn
 from pipeline import backbones, digits, images, references
 from pipeline.learning import features, finetune, heads, layers, recipes
 from pipeline.learning.pixels import PixelCache
+from pipeline.learning.views import Views
 from worker import runtime
 from worker.cli import output, stack
 from worker.cli.demo import Story, make_base, quick_settings
 from worker.client import Client
-from worker.learning.tuning import View
 from worker.settings import NUM_CORES, Settings
 
 ARCH, NUM_CLASSES = "mobilenet_v2", 10
@@ -134,7 +134,7 @@ def _epoch_row(home: Path, written: Sequence[digits.Digit], rounds: int, pool: T
             )
             for part in (sources, sources[:8])
         ]
-        train, val = (View(cache, preprocess, settled) for cache in caches)
+        train, val = (Views(cache, tuple(range(len(cache))), preprocess, settled) for cache in caches)
         done = finetune.finetune(
             network, found, train=train, train_targets=targets, val=val, val_targets=targets[:8],
             num_classes=NUM_CLASSES, preprocess=preprocess, settled=settled, seed=0, device=torch.device("cpu"),

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors, gates, labels, registry, runs, session
 from pipeline import checkpoints, stores
 from pipeline.errors import SnapshotInvalid, StoreUnreachable, TrainingDiverged
-from tests.worker.schools import MODEL, School, StopsAfter, open_school
+from tests.worker.schools import MODEL, QUICK, School, StopsAfter, open_school
 from worker import versions
 from worker.learning import carrying
 
@@ -173,6 +173,26 @@ def test_a_base_whose_weights_were_changed_fails_the_run_and_says_so(school: Sch
     run = school.learn()
     assert (run.state, run.error_kind) == ("failed", "checkpoint_broken")
     assert "was changed" in run.error_message
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ['optimizer = "Adamm"', 'optimizer = "LBFGS"', 'optimizer = "SGD"\noptimizer_options = { momentm = 0.9 }'],
+)
+def test_an_optimizer_that_is_none_fails_the_run_at_once_and_says_so(school: School, recipe: str) -> None:
+    Path(school.settings.playbook).write_text(QUICK.replace("[recipe]\n", f"[recipe]\n{recipe}\n"))
+    run = school.learn()
+    assert (run.state, run.error_kind) == ("failed", "recipe_invalid"), run
+    assert school.serving() is None
+
+
+def test_a_run_may_start_from_a_loosened_champion(school: School) -> None:
+    school.learn(strategy="head")
+    tables = '[recipe]\nstart = "champion"\nshrink_perturb = 0.5\n'
+    Path(school.settings.playbook).write_text(QUICK.replace("[recipe]\n", tables))
+    run = school.learn(strategy="last_stage")
+    assert run.state == "succeeded", run.error_message
+    assert school.version(run.version).parent_id == school.version(f"{MODEL}:1").id
 
 
 def test_a_second_wish_finds_the_run_that_is_there(school: School) -> None:

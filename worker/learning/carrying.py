@@ -21,7 +21,7 @@ from db import registry, runs, session
 from db import snapshots as snapshot_rows
 from db.models import Verdict
 from pipeline import errors
-from pipeline.learning import heads
+from pipeline.learning import heads, optimizers
 from pipeline.learning.heads import Head
 from pipeline.learning.snapshots import Snapshot
 from worker.learning import judging, keeping, material, planning, reporting, snapshotting, training
@@ -157,8 +157,11 @@ class Carrying:
 
     @cached_property
     def start(self) -> Start:
-        """That version, loaded."""
-        return material.open_start(self.workshop, self.base)
+        """That version, loaded, and loosened if the recipe says so."""
+        start, keep = material.open_start(self.workshop, self.base), self.playbook.recipe.shrink_perturb
+        if keep is None:
+            return start
+        return material.loosened(self.workshop, self.watch.pace, start, self.snapshot, keep=keep)
 
     @cached_property
     def material(self) -> Material:
@@ -168,6 +171,8 @@ class Carrying:
     # ------------------------------------------------------------ the steps
 
     def _snapshot(self) -> dict[str, Any]:
+        # First of all, for it needs torch and so is asked nowhere else.
+        optimizers.check_optimizer(self.playbook.recipe.optimizer, self.playbook.recipe.optimizer_options)
         taken = snapshotting.take(self.workshop, self.run.model)
         with session.transaction(self.workshop.sessions) as transaction:
             row = snapshot_rows.record(transaction, taken.row)

@@ -6,14 +6,14 @@ Knows nothing of what is decided or trained. Features come from the cache; only 
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from db import registry
 from pipeline import checkpoints, errors
-from pipeline.learning import features, layers, pixels
+from pipeline.learning import averages, features, layers, pixels
 from pipeline.learning.layers import Layers
 from pipeline.learning.pixels import Source
 from pipeline.learning.snapshots import SPLITS, Example, Snapshot, Split
@@ -22,6 +22,9 @@ from worker.learning.watch import Pace
 from worker.learning.workshop import Workshop
 
 log = logging.getLogger(__name__)
+
+#: training images that BatchNorm's statistics are measured on
+MOST_MEASURED = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,6 +86,31 @@ def open_start(workshop: Workshop, version: registry.Version) -> Start:
     found = layers.layers(loaded.network, loaded.card.preprocess.crop_size)
     sha256 = layers.backbone_sha256(loaded.network, found)
     return Start(version=version, loaded=loaded, layers=found, backbone_sha256=sha256)
+
+
+def loosened(workshop: Workshop, pace: Pace, start: Start, snapshot: Snapshot, *, keep: float) -> Start:
+    """Shrink the champion's weights and add noise, so that what it learned can be unlearned (Ash & Adams 2020).
+
+    BatchNorm's statistics are measured anew on training images.
+    """
+    network = copy.deepcopy(start.loaded.network)
+    backbone = [name for name, _ in network.named_parameters() if not name.startswith(f"{start.layers.head}.")]
+    averages.shrink_perturb(network, backbone, keep=keep, seed=pace.seed)
+    read = pixels.read(
+        [source(example) for example in snapshot.of("train")[:MOST_MEASURED]],
+        fetch=workshop.fetch,
+        limits=workshop.limits,
+        shape=start.preprocess.pixels,
+        pool=workshop.pool,
+        on_lost=lambda _: None,
+    )
+    images = [image for _, image in read]
+    batches = (
+        torch.stack(images[row : row + workshop.batch_size]) for row in range(0, len(images), workshop.batch_size)
+    )
+    averages.refresh_statistics(network, (start.preprocess.normalize(batch.to(workshop.device)) for batch in batches))
+    loaded = replace(start.loaded, network=network)
+    return replace(start, loaded=loaded, backbone_sha256=layers.backbone_sha256(network, start.layers))
 
 
 def gather(workshop: Workshop, pace: Pace, snapshot: Snapshot, start: Start) -> Material:

@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from pipeline import checkpoints
-from pipeline.learning import augmentation, distributed, evaluation, finetune, heads
+from pipeline.learning import distributed, evaluation, finetune, heads
 from pipeline.learning.epochs import Epoch
 from pipeline.learning.finetune import Trained
 from pipeline.learning.heads import Head
 from pipeline.learning.layers import Strategy
 from pipeline.learning.pixels import PixelCache
 from pipeline.learning.recipes import Recipe, Settled
+from pipeline.learning.views import Views
 from pipeline.preprocess import Preprocess
 from worker.learning.material import Material, Part, features_of, source
 from worker.learning.trials import Trial, settled_for, trial_of
@@ -80,7 +79,7 @@ def tune(
         lambda epoch: on_epoch(strategy, epoch, settled.epochs),
     )
     log.info("%s of %s trained, %s epochs, %s", strategy, pace.model, len(done.epochs), done.ended)
-    val_logits = _forward(workshop, start.preprocess, done.network, View(pictures.val, start.preprocess, settled))
+    val_logits = _forward(workshop, start.preprocess, done.network, _views(pictures.val, start.preprocess, settled))
     trial = trial_of(material, settled, done.network, val_logits, began_s=began_s, frozen=done.frozen)
     trial = replace(
         trial,
@@ -103,7 +102,7 @@ def _train_alone(
     on_epoch: Callable[[Epoch], None],
 ) -> Trained:
     start = material.start
-    train, val = (View(cache, start.preprocess, settled) for cache in (pictures.train, pictures.val))
+    train, val = (_views(cache, start.preprocess, settled) for cache in (pictures.train, pictures.val))
     return finetune.finetune(
         network,
         start.layers,
@@ -166,25 +165,6 @@ def _items(part: Part) -> tuple[distributed.Item, ...]:
     )
 
 
-class View:
-    """A split's images as the training loop wants them, from the pixel cache."""
-
-    def __init__(self, cache: PixelCache, preprocess: Preprocess, settled: Settled) -> None:
-        self._cache, self._preprocess, self._settled = cache, preprocess, settled
-
-    def __len__(self) -> int:
-        return len(self._cache)
-
-    def train(self, index: int, rng: np.random.Generator) -> Tensor:
-        """Give the image as training sees it: cropped, turned and tinted as the recipe says."""
-        image = Image.fromarray(self._cache.image(index).permute(1, 2, 0).contiguous().numpy())
-        return augmentation.view(image, self._preprocess, self._settled, rng)
-
-    def eval(self, index: int) -> Tensor:
-        """Give the image as serving sees it."""
-        return self._cache.pixels(index)
-
-
 def _balanced(workshop: Workshop, pace: Pace, material: Material, trial: Trial, began_s: float) -> Trial:
     """Refit the classifier with classes of equal weight on the trained backbone, and keep it if it is no worse."""
     counts = torch.bincount(material.train.targets)
@@ -231,7 +211,11 @@ def _read(workshop: Workshop, preprocess: Preprocess, part: Part) -> PixelCache:
     return cache
 
 
-def _forward(workshop: Workshop, preprocess: Preprocess, network: nn.Module, pictures: View) -> Tensor:
+def _views(cache: PixelCache, preprocess: Preprocess, settled: Settled) -> Views:
+    return Views(cache, tuple(range(len(cache))), preprocess, settled)
+
+
+def _forward(workshop: Workshop, preprocess: Preprocess, network: nn.Module, pictures: Views) -> Tensor:
     def batches() -> Iterator[Tensor]:
         for first in range(0, len(pictures), workshop.batch_size):
             rows = range(first, min(first + workshop.batch_size, len(pictures)))

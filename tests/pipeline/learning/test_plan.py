@@ -18,13 +18,13 @@ SCORES: dict[Likeness, float] = {"similar": 0.9, "grey": 0.6, "dissimilar": 0.3}
 
 CELLS: list[tuple[Amount, Likeness, str, tuple[Strategy, ...]]] = [
     ("plentiful", "similar", "feature extraction: freeze the backbone", ("head", "last_stage")),
-    ("plentiful", "grey", "nothing certain", ("head", "last_stage")),
+    ("plentiful", "grey", "nothing certain", ("head", "all")),
     ("plentiful", "dissimilar", "fine-tune all layers", ("all", "head")),
-    ("grey", "similar", "nothing certain", ("head", "last_stage")),
-    ("grey", "grey", "nothing certain", ("head", "last_stage")),
-    ("grey", "dissimilar", "nothing certain", ("head", "last_stage")),
+    ("grey", "similar", "nothing certain", ("head", "all")),
+    ("grey", "grey", "nothing certain", ("head", "all")),
+    ("grey", "dissimilar", "nothing certain", ("head", "all")),
     ("scarce", "similar", "feature extraction only", ("head",)),
-    ("scarce", "grey", "nothing certain", ("head", "last_stage")),
+    ("scarce", "grey", "nothing certain", ("head", "all")),
     ("scarce", "dissimilar", "not recommended", ()),
 ]
 
@@ -67,7 +67,7 @@ def test_force_trains_the_head_of_what_is_not_recommended_and_changes_nothing_el
 @pytest.mark.parametrize(
     ("num", "num_per_class", "expected"),
     [
-        (799, 100, "scarce"), (800, 100, "grey"), (800, 9.5, "scarce"), (800, 10, "grey"), (1999, 500, "grey"),
+        (499, 100, "scarce"), (500, 100, "grey"), (500, 9.5, "scarce"), (500, 10, "grey"), (1999, 500, "grey"),
         (2000, 25, "plentiful"), (2000, 24.5, "grey"), (100_000, 9, "scarce"), (0, 0, "scarce"),
     ],
 )  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_bounds_of_the_similarity(score: float, gain: float | None, expected
 
 def test_the_reasons_give_the_numbers_and_the_bounds() -> None:
     reasons = decided("scarce", "grey").reasons
-    assert reasons[0] == "200 training images, 20 of the median class: scarce (below 800 or 10)."
+    assert reasons[0] == "200 training images, 20 of the median class: scarce (below 500 or 10)."
     assert reasons[1] == "Few-shot score 0.60, +0.20 over the controls: similarity in between (from 0.5 to 0.75)."
     assert "the validation images decide" in reasons[2]
 

@@ -122,8 +122,8 @@ TABLE: list[tuple[dict[str, Any], dict[str, object]]] = [
     (
         {},
         {
-            "optimizer": "SGD", "optimizer_options": {"momentum": 0.9, "nesterov": True}, "learning_rate": 0.01,
-            "backbone_scale": 0.1, "weight_decay": 5e-4, "layer_decay": 1.0, "gradient_clip": 1.0, "ema": 0.998,
+            "optimizer": "SGD", "optimizer_options": {"momentum": 0.9, "nesterov": True}, "learning_rate": 0.02,
+            "backbone_scale": 1.0, "weight_decay": 5e-4, "layer_decay": 1.0, "gradient_clip": 1.0, "ema": 0.998,
             "schedule": "cosine", "warmup_share": 0.1, "batch_size": 64, "loss": "cross_entropy",
         },
     ),
