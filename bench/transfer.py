@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 from db import registry
 from pipeline import backbones, checkpoints, devices, images, references, state_dicts
 from pipeline.learning import evaluation, snapshots
+from pipeline.learning.plan import Thresholds, decide
 from pipeline.learning.recipes import Recipe
 from pipeline.learning.snapshots import Example, Snapshot
 from worker.cli import output
@@ -38,6 +39,7 @@ SETS = {
     "trashnet6": {20: 0.629, 50: 0.677, 0: 0.725},
     "sign-digits10": {20: 0.844, 50: 0.888, 0: 0.931},
 }
+NUM_CLASSES = {"cats-dogs2": 2, "trashnet6": 6, "sign-digits10": 10}
 #: share of the images of the train folder that choose
 VAL_SHARE = 0.15
 STRATEGIES = ("head", "last_stage", "all")
@@ -78,6 +80,9 @@ class Result:
 def main() -> int:
     """Run the rows that were asked for and print them."""
     asked = _arguments()
+    if asked.again:
+        _print([_planned_anew(Result(**row)) for file in asked.again for row in json.loads(Path(file).read_text())])
+        return 0
     data = Path(asked.data)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="im-transfer-") as folder:
@@ -102,6 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--budget", type=int, default=2_600, help="images seen in one fine-tuning")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--again", nargs="+", metavar="FILE", help="print what --json wrote, by the planner of today")
     parser.add_argument("--json", metavar="FILE", help="write the figures too")
     return parser.parse_args()
 
@@ -160,6 +166,21 @@ def _row(
         linear_probe=SETS[folder.name][num_per_class],
         standard_error=math.sqrt(best * (1 - best) / len(gathered.test)),
         seconds=time.perf_counter() - began_s,
+    )
+
+
+def _planned_anew(result: Result) -> Result:
+    """Give a row as today's planner would have it: what was measured stays."""
+    num_classes = NUM_CLASSES[result.set]
+    plan = decide(
+        result.num_train, result.num_train / num_classes, result.score, result.gain, Thresholds(), forced=True
+    )
+    rivals = " ".join(strategy for strategy in plan.candidates if strategy != "head")
+    return replace(
+        result,
+        cell=plan.cell,
+        decision=" / ".join(plan.candidates) if plan.is_recommended else "not recommended",
+        chosen=result.chosen_among[rivals] if rivals else "head",
     )
 
 
