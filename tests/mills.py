@@ -108,7 +108,7 @@ def tiny_settings(home: Path, **changes: object) -> Settings:
     usual = Settings(
         home=home,
         allowed_roots=(str(images),),
-        models=("tiny", "swap"),
+        models=("tiny", "swap", "pets"),
         shard_size=64,
         lease_s=4.0,
         run_lease_s=4.0,
@@ -123,7 +123,7 @@ def tiny_settings(home: Path, **changes: object) -> Settings:
 
 @contextmanager
 def open_mill(home: Path, **changes: object) -> Iterator[Mill]:
-    """Run a stack whose models `tiny` and `swap` serve from the start."""
+    """Run a stack whose models `tiny`, `swap` and `pets`, which learns, serve from the start."""
     settings = tiny_settings(home, **changes)
     migrate.upgrade(settings.database_url)
     sessions = runtime.open_ledger(settings)

@@ -47,8 +47,8 @@ def learn_pid(mill: Mill) -> int:
 
 
 def test_labels_by_message_become_a_verdict_by_a_real_worker_that_survives_being_killed(mill: Mill) -> None:
-    teach(mill, "tiny", 40, prefix="kill")
-    asked = mill.client.retrain(model="tiny", strategy="last_stage", reason="a system test")
+    teach(mill, "pets", 40, prefix="kill")
+    asked = mill.client.retrain(model="pets", strategy="last_stage", reason="a system test")
     await_run(mill, asked.id, lambda run: run.step == "train", "training has begun")
     os.kill(learn_pid(mill), signal.SIGKILL)
     ended = await_run(mill, asked.id, lambda run: run.finished_at_s is not None, "the run has ended")
@@ -61,10 +61,10 @@ def test_labels_by_message_become_a_verdict_by_a_real_worker_that_survives_being
 
 
 def test_a_running_run_is_cancelled_within_seconds_and_the_champion_stays(mill: Mill) -> None:
-    teach(mill, "swap", 40, prefix="cancel")
+    teach(mill, "pets", 40, prefix="cancel")
     with session.reading(mill.sessions) as reading:
-        before = registry.serving(reading, "swap").version.name
-    asked = mill.client.retrain(model="swap", strategy="all", reason="to be cancelled")
+        before = registry.serving(reading, "pets").version.name
+    asked = mill.client.retrain(model="pets", strategy="all", reason="to be cancelled")
     await_run(mill, asked.id, lambda run: run.step == "train", "training has begun")
     cancelled_s = time.monotonic()
     with session.transaction(mill.sessions) as transaction:
@@ -73,11 +73,11 @@ def test_a_running_run_is_cancelled_within_seconds_and_the_champion_stays(mill: 
     assert ended.state == "cancelled"
     assert time.monotonic() - cancelled_s < 20.0
     with session.reading(mill.sessions) as reading:
-        assert registry.serving(reading, "swap").version.name == before
+        assert registry.serving(reading, "pets").version.name == before
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_goes_on(mill: Mill) -> None:
-    asked = mill.client.retrain(model="swap", strategy="all", reason="to be given back")
+    asked = mill.client.retrain(model="pets", strategy="all", reason="to be given back")
     await_run(mill, asked.id, lambda run: run.step == "train", "training has begun")
     part = mill.part("learn")
     part.process.terminate()

@@ -97,6 +97,30 @@ def test_a_cancelled_run_ends_cancelled_and_the_champion_stays(school: School) -
     assert school.serving() == f"{MODEL}:1"
 
 
+def test_a_cancel_that_the_heartbeat_has_not_heard_of_promotes_nothing(school: School) -> None:
+    asked = school.ask(strategy="head")
+    watch = school.watch(school.claim(asked.id))
+    with session.transaction(school.sessions) as transaction:
+        runs.cancel(transaction, asked.id)
+    assert carrying.carry_out(school.workshop, watch) == "cancelled"  # without a beat
+    assert (school.read(asked.id).state, school.serving()) == ("cancelled", None)
+
+
+def test_a_cancel_after_the_verdict_comes_too_late(school: School) -> None:
+    asked = school.ask(strategy="head")
+    watch = school.watch(school.claim(asked.id))
+    whole = carrying.Carrying(school.workshop, watch)
+    for name, compute in (("snapshot", whole._snapshot), ("plan", whole._plan), ("train", whole._train)):
+        whole._do(name, compute)
+    whole._do("evaluate", whole._evaluate)
+    whole._do("gate", whole._gate)
+    with session.transaction(school.sessions) as transaction:
+        runs.cancel(transaction, asked.id)
+    watch.tend()
+    assert carrying.carry_out(school.workshop, watch) == "promote"
+    assert (school.read(asked.id).state, school.serving()) == ("succeeded", f"{MODEL}:1")
+
+
 def test_who_lost_the_lease_writes_nothing_more_and_promotes_nothing(school: School) -> None:
     asked = school.ask(strategy="head")
     stale = school.watch(school.claim(asked.id, lease_s=-1.0))

@@ -49,7 +49,10 @@ def carry_out(workshop: Workshop, watch: Watch) -> str:
     try:
         verdict = carrying.to_the_end()
     except Cancelled:
-        return _end(carrying, "cancelled")
+        judged = carrying.judged()
+        if judged is None:
+            return _end(carrying, "cancelled")
+        verdict = judged  # too late: the verdict is recorded, and acted on
     except Interrupted:
         with session.transaction(workshop.sessions) as transaction:
             runs.release(transaction, run.id, run.fence)
@@ -129,6 +132,11 @@ class Carrying:
         verdict: Verdict = self._do("gate", self._gate)["verdict"]["verdict"]
         self._do("report", self._report)
         return verdict
+
+    def judged(self) -> Verdict | None:
+        """Give the verdict if the gate has spoken."""
+        result = self._results().get("gate")
+        return None if result is None else result["verdict"]["verdict"]
 
     # ------------------------------------------------------------ what steps share
 

@@ -20,7 +20,7 @@ from worker.learning import answers, scores, timing
 from worker.learning.answers import Answers
 from worker.learning.material import Material
 from worker.learning.trials import Trial
-from worker.learning.watch import Watch
+from worker.learning.watch import Cancelled, Watch
 from worker.learning.workshop import Workshop
 from worker.playbook import Playbook
 
@@ -98,8 +98,8 @@ def judge(
 ) -> Judged:
     """Compare with what serves now, record the verdict, and promote if it says so: all in one transaction.
 
-    A pointer that somebody moves meanwhile is a new champion to be compared with. Raises `RunLost`, `GateInvalid`,
-    `RecipeInvalid` (the policy) and `ServingChanged` if it does not come to rest.
+    A pointer that somebody moves meanwhile is a new champion to be compared with. Raises `RunLost`, `Cancelled`,
+    `GateInvalid`, `RecipeInvalid` (the policy) and `ServingChanged` if it does not come to rest.
     """
     policy = GatePolicy.from_dict(playbook.gate)
     checkpoints.verify(challenger.reference, challenger.sha256)
@@ -169,7 +169,7 @@ def _record(
         numbers=verdict.as_dict(),
     )
     with session.transaction(workshop.sessions) as transaction:
-        runs.note(transaction, run.id, run.fence)  # raises unless the run is still ours
+        _refuse_if_stopped(transaction, run)
         recorded = gates.record(transaction, new)
         if is_promoted:
             _promote(transaction, run, challenger, serving, verdict, recorded.id, playbook)
@@ -179,6 +179,13 @@ def _record(
         is_promoted=is_promoted,
         champion=serving.version.name if serving else None,
     )
+
+
+def _refuse_if_stopped(transaction: Session, run: runs.Run) -> None:
+    """Raise `RunLost` or `Cancelled`: the heartbeat may not have heard yet of what must not be promoted any more."""
+    runs.note(transaction, run.id, run.fence)
+    if runs.run(transaction, run.id).cancel_requested_at_s is not None:
+        raise Cancelled
 
 
 def _promote(
