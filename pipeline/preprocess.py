@@ -53,10 +53,15 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Give uint8 [3, crop_size, crop_size], exactly as torchvision's Resize and CenterCrop do on PIL."""
-        resized = F.resize(_without_far_ends(image), [self.resize_size], InterpolationMode(self.interpolation))
-        cropped = F.center_crop(resized, [self.crop_size])
+        cropped = F.center_crop(self.resized(image), [self.crop_size])
         # Left in Pillow's HWC order: a batch of these is channels_last, which is what convolutions want.
         return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """Give the image with a short side of `resize_size`, before anything is cropped but ends too far out."""
+        near = _without_far_ends(image)
+        resized: Image.Image = F.resize(near, [self.resize_size], InterpolationMode(self.interpolation))
+        return resized
 
     def normalize(self, images_NCHW: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:  # noqa: N803
         """Turn uint8 0..255 into (x / 255 - mean) / std on the images' device, computed in fp32."""

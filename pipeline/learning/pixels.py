@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from pipeline import images
 from pipeline.errors import ImageUnreadable, ItemError
-from pipeline.preprocess import MAX_ASPECT, Preprocess
+from pipeline.preprocess import Preprocess
 
 #: images that are read ahead of the one that is asked for
 LOOKAHEAD = 64
@@ -158,16 +157,7 @@ class PixelCache:
 
 def resized(image: Image.Image, preprocess: Preprocess) -> Tensor:
     """Give uint8 [3, H, W] with the short side resized as `preprocess` does before it crops."""
-    near = _without_far_ends(image)
-    small = F.resize(near, [preprocess.resize_size], InterpolationMode(preprocess.interpolation))
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
-
-
-def _without_far_ends(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    longest = MAX_ASPECT * min(width, height)
-    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    return torch.from_numpy(np.array(preprocess.resized(image))).permute(2, 0, 1)
 
 
 def _prepare(
