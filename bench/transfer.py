@@ -43,6 +43,8 @@ NUM_CLASSES = {"cats-dogs2": 2, "trashnet6": 6, "sign-digits10": 10}
 #: share of the images of the train folder that choose
 VAL_SHARE = 0.15
 STRATEGIES = ("head", "last_stage", "all")
+#: what a plan may let compete
+ORDERS = (("head",), ("head", "last_stage"), ("head", "all"), ("all", "head"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ class Result:
     decision: str
     chosen: str
     why: str
-    #: what would be chosen among the head and these
+    #: what would be chosen among these, the first being the default
     chosen_among: dict[str, str]
     #: by strategy, on the test folder
     accuracy: dict[str, float]
@@ -153,12 +155,10 @@ def _row(
         chosen=chosen.strategy,
         why=why,
         chosen_among={
-            " ".join(rivals): trials.choose(
-                [trial for trial in trained.trials if trial.strategy in ("head", *rivals)],
-                gathered.val.targets,
-                ("head", *rivals),
+            " ".join(order): trials.choose(
+                [trial for trial in trained.trials if trial.strategy in order], gathered.val.targets, order
             )[0].strategy
-            for rivals in (("last_stage",), ("all",), ("last_stage", "all"))
+            for order in ORDERS
         },
         accuracy=accuracy,
         val_accuracy={trial.strategy: trial.metrics.balanced_accuracy for trial in trained.trials},
@@ -175,12 +175,11 @@ def _planned_anew(result: Result) -> Result:
     plan = decide(
         result.num_train, result.num_train / num_classes, result.score, result.gain, Thresholds(), forced=True
     )
-    rivals = " ".join(strategy for strategy in plan.candidates if strategy != "head")
     return replace(
         result,
         cell=plan.cell,
         decision=" / ".join(plan.candidates) if plan.is_recommended else "not recommended",
-        chosen=result.chosen_among[rivals] if rivals else "head",
+        chosen=result.chosen_among[" ".join(plan.candidates)],
     )
 
 

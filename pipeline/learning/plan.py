@@ -17,6 +17,10 @@ Likeness = Literal["similar", "grey", "dissimilar"]
 Strategy = Literal["head", "last_stage", "all"]
 
 
+#: what a plan that says no trains when it is forced
+FORCED: tuple[Strategy, ...] = ("head", "last_stage")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """Where one cell of the table ends and the next begins (science: no published values, so configuration)."""
@@ -70,11 +74,20 @@ class _Cell:
     why: str
 
 
-_GREY = _Cell(
-    lecture="nothing certain: the data lie between its cells",
+_BETWEEN = "nothing certain: the data lie between its cells"
+#: fine-tuning beats a linear model on fixed features in 179 of 192 pairs of data and network (Kornblith 2019): where
+#: the features do not suffice clearly, it is what must be beaten
+_TUNED = _Cell(
+    lecture=_BETWEEN,
+    candidates=("all", "head"),
+    why="The frozen features do not suffice clearly, so all layers are trained from the head's solution; the head alone"
+    " is kept if the validation images find it clearly better.",
+)
+_FROZEN = _Cell(
+    lecture=_BETWEEN,
     candidates=("head", "all"),
-    why="Between the cells the validation images decide: all layers are trained too, from the head's solution, and kept"
-    " if they are clearly better.",
+    why="The frozen features suffice; all layers are trained too, from the head's solution, and kept if the validation"
+    " images find them clearly better.",
 )
 #: the lecture's table with the answers of Kornblith 2019 and Kumar 2022 (science 2.2)
 _CELLS: dict[tuple[Amount, Likeness], _Cell] = {
@@ -123,12 +136,14 @@ def decide(
     `num` counts training images, `num_per_class` those of the median class; `similarity` is the few-shot score
     (`similarity.Similarity.score`); `gain` is what pretraining adds to it over the controls, None if not measured;
     `has_signal` says whether the neighbours beat shuffled labels; `labels_needed` is the sentence of a learning
-    curve, which heads what to do instead. A forced plan trains the head where it is not recommended.
+    curve, which heads what to do instead. A forced plan trains the head where it is not recommended, and the last
+    stage against it.
     """
     amount, likeness = amount_of(num, num_per_class, thresholds), likeness_of(similarity, gain, thresholds)
-    cell = _CELLS.get((amount, likeness), _GREY)
+    between = _FROZEN if likeness == "similar" else _TUNED
+    cell = _CELLS.get((amount, likeness), between)
     is_recommended = bool(cell.candidates)
-    candidates = cell.candidates or (("head",) if forced else ())
+    candidates = cell.candidates or (FORCED if forced else ())
     return Plan(
         amount=amount,
         likeness=likeness,
@@ -142,7 +157,7 @@ def decide(
             _likeness_reason(similarity, gain, likeness, thresholds),
             *(() if has_signal else ("Neighbouring images agree no more than shuffled labels do: check the labels.",)),
             cell.why,
-            *(("It was forced, so the head is trained all the same.",) if forced and not is_recommended else ()),
+            *(("It was forced, so it is trained all the same.",) if forced and not is_recommended else ()),
         ),
         instead=() if is_recommended else (*((labels_needed,) if labels_needed else ()), *_INSTEAD),
     )

@@ -26,13 +26,13 @@ LIKENESSES = (("similar", "similar"), ("grey", "between"), ("dissimilar", "dissi
 #: what the playbook does in each cell (science 2.2)
 ACTIONS = {
     ("plentiful", "similar"): "The head; last stage tried",
-    ("plentiful", "grey"): "Head against all layers",
+    ("plentiful", "grey"): "All layers; head as floor",
     ("plentiful", "dissimilar"): "All layers; head as floor",
     ("grey", "similar"): "Head against all layers",
-    ("grey", "grey"): "Head against all layers",
-    ("grey", "dissimilar"): "Head against all layers",
+    ("grey", "grey"): "All layers; head as floor",
+    ("grey", "dissimilar"): "All layers; head as floor",
     ("scarce", "similar"): "The head only",
-    ("scarce", "grey"): "Head against all layers",
+    ("scarce", "grey"): "All layers; head as floor",
     ("scarce", "dissimilar"): "Not recommended",
 }
 #: the gate's checks, as their owner would call them

@@ -18,13 +18,13 @@ SCORES: dict[Likeness, float] = {"similar": 0.9, "grey": 0.6, "dissimilar": 0.3}
 
 CELLS: list[tuple[Amount, Likeness, str, tuple[Strategy, ...]]] = [
     ("plentiful", "similar", "feature extraction: freeze the backbone", ("head", "last_stage")),
-    ("plentiful", "grey", "nothing certain", ("head", "all")),
+    ("plentiful", "grey", "nothing certain", ("all", "head")),
     ("plentiful", "dissimilar", "fine-tune all layers", ("all", "head")),
     ("grey", "similar", "nothing certain", ("head", "all")),
-    ("grey", "grey", "nothing certain", ("head", "all")),
-    ("grey", "dissimilar", "nothing certain", ("head", "all")),
+    ("grey", "grey", "nothing certain", ("all", "head")),
+    ("grey", "dissimilar", "nothing certain", ("all", "head")),
     ("scarce", "similar", "feature extraction only", ("head",)),
-    ("scarce", "grey", "nothing certain", ("head", "all")),
+    ("scarce", "grey", "nothing certain", ("all", "head")),
     ("scarce", "dissimilar", "not recommended", ()),
 ]
 
@@ -55,10 +55,10 @@ def test_scarce_and_dissimilar_schedules_nothing_and_says_what_to_do_instead() -
     assert found.cell == "scarce, dissimilar"
 
 
-def test_force_trains_the_head_of_what_is_not_recommended_and_changes_nothing_else() -> None:
+def test_force_trains_what_is_not_recommended_and_changes_nothing_else() -> None:
     found = decided("scarce", "dissimilar", forced=True)
-    assert (found.strategy, found.candidates, found.is_recommended) == ("head", ("head",), False)
-    assert "It was forced, so the head is trained all the same." in found.reasons
+    assert (found.strategy, found.candidates, found.is_recommended) == ("head", ("head", "last_stage"), False)
+    assert "It was forced, so it is trained all the same." in found.reasons
     for amount, likeness, _, candidates in CELLS:
         if candidates:
             assert decided(amount, likeness, forced=True) == decided(amount, likeness)
@@ -91,7 +91,7 @@ def test_the_reasons_give_the_numbers_and_the_bounds() -> None:
     reasons = decided("scarce", "grey").reasons
     assert reasons[0] == "200 training images, 20 of the median class: scarce (below 500 or 10)."
     assert reasons[1] == "Few-shot score 0.60, +0.20 over the controls: similarity in between (from 0.5 to 0.75)."
-    assert "the validation images decide" in reasons[2]
+    assert "all layers are trained from the head" in reasons[2]
 
 
 def test_an_easy_task_is_not_taken_for_similarity() -> None:
