@@ -193,7 +193,7 @@ def _accuracies(workshop: Workshop, pace: Pace, gathered: material.Material, tra
         logits, kept = answers.logits_of(
             workshop, pace, trial.network, start.layers, start.preprocess, gathered.test.examples
         )
-        targets = answers.targets_of(gathered.snapshot.classes, kept)
+        targets = material.targets_of(gathered.snapshot.classes, kept)
         found[trial.strategy] = evaluation.measure(logits, targets, gathered.snapshot.classes).accuracy
     return found
 

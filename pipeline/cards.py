@@ -51,6 +51,11 @@ class Draft:
     #: score below which a prediction is an abstention; None where no threshold keeps the risk that was wanted
     abstain_below: float | None = None
 
+    @property
+    def masked_numbers(self) -> tuple[int, ...]:
+        """Class numbers of the removed classes."""
+        return tuple(self.classes.index(name) for name in self.masked)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card(Draft):

@@ -3,7 +3,7 @@
 Knows nothing of SQL's or torch's doings; the message names a shard and nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from celery import Celery
 
@@ -16,39 +16,19 @@ DRIFT_EXPIRES_S = 60.0
 
 def ring(app: Celery, bell: Bell) -> None:
     """Send the classify message for a shard; its short text in Flower says job, items and version."""
-    app.send_task(
-        messages.CLASSIFY,
-        kwargs={"shard": bell.shard_id},
-        queue=messages.classify_queue(bell.model, bell.priority),
-        argsrepr="()",
-        kwargsrepr=f"shard {bell.shard_id}, job {bell.job_id}, {bell.num_items} items",
-        ignore_result=True,
-    )
+    queue = messages.classify_queue(bell.model, bell.priority)
+    shown = f"shard {bell.shard_id}, job {bell.job_id}, {bell.num_items} items"
+    _send(app, messages.CLASSIFY, queue, {"shard": bell.shard_id}, shown)
 
 
 def ring_run(app: Celery, run_id: int) -> None:
     """Send the learn message for a run."""
-    app.send_task(
-        messages.LEARN,
-        kwargs={"run": run_id},
-        queue=messages.LEARN_QUEUE,
-        argsrepr="()",
-        kwargsrepr=f"run {run_id}",
-        ignore_result=True,
-    )
+    _send(app, messages.LEARN, messages.LEARN_QUEUE, {"run": run_id}, f"run {run_id}")
 
 
 def ring_drift(app: Celery, model: str) -> None:
     """Ask the learn worker to look at a model's latest predictions; one that is busy looks later, or not at all."""
-    app.send_task(
-        messages.WATCH_DRIFT,
-        kwargs={"model": model},
-        queue=messages.LEARN_QUEUE,
-        argsrepr="()",
-        kwargsrepr=model,
-        ignore_result=True,
-        expires=DRIFT_EXPIRES_S,
-    )
+    _send(app, messages.WATCH_DRIFT, messages.LEARN_QUEUE, {"model": model}, model, expires_s=DRIFT_EXPIRES_S)
 
 
 def num_ringing(app: Celery, queues: Iterable[str]) -> dict[str, int]:
@@ -56,3 +36,18 @@ def num_ringing(app: Celery, queues: Iterable[str]) -> dict[str, int]:
     with app.connection_for_read() as connection:
         redis = connection.default_channel.client
         return {queue: int(redis.llen(queue)) for queue in queues}
+
+
+def _send(
+    app: Celery, task: str, queue: str, kwargs: Mapping[str, object], shown: str, *, expires_s: float | None = None
+) -> None:
+    """Send a message whose answer nobody waits for; `shown` is its text in Flower."""
+    app.send_task(
+        task,
+        kwargs=dict(kwargs),
+        queue=queue,
+        argsrepr="()",
+        kwargsrepr=shown,
+        ignore_result=True,
+        expires=expires_s,
+    )

@@ -56,8 +56,7 @@ class Snapshot:
 
     def targets(self, split: Split) -> list[int]:
         """Give the class numbers of one split's examples, in the order of `of`."""
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        return [numbers[example.label] for example in self.of(split)]
+        return targets_of(self.classes, self.of(split))
 
     def counts(self) -> dict[str, dict[Split, int]]:
         """Count the examples of each class that is not removed, in each split, for the wire."""
@@ -97,6 +96,12 @@ def collect(classes: Sequence[str], examples: Iterable[Example], *, removed: Seq
     _check_examples(ordered, set(classes) - set(removed))
     masked = tuple(name for name in classes if name in set(removed))
     return Snapshot(classes=tuple(classes), removed=masked, examples=ordered)
+
+
+def targets_of(classes: Sequence[str], examples: Iterable[Example]) -> list[int]:
+    """Give the class numbers of examples, each label's place among `classes`."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [numbers[example.label] for example in examples]
 
 
 def from_bytes(data: bytes) -> Snapshot:

@@ -130,9 +130,9 @@ class Classifier:
         return [self._prediction(indices, values) for indices, values in rows]
 
     def _masked(self, logits: Tensor) -> Tensor:
-        columns = [self.classes.index(name) for name in self.card.masked]
+        columns = self.card.masked_numbers
         if columns and logits.shape[1] == len(self.classes):
-            logits[:, columns] = float("-inf")
+            logits[:, list(columns)] = float("-inf")
         return logits
 
     def _prediction(self, indices: list[int], values: list[float]) -> Prediction:

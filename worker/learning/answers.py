@@ -6,7 +6,6 @@ Knows nothing of verdicts. Answers come from cached features, so a backbone that
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from db import registry
@@ -33,11 +32,6 @@ class Answers:
     #: fp32 [N, C]; columns of removed classes are minus infinity
     logits: Tensor
 
-    @property
-    def masked(self) -> tuple[int, ...]:
-        """Numbers of the removed classes."""
-        return tuple(self.card.classes.index(name) for name in self.card.masked)
-
     def measured(self, snapshot: Snapshot, *, seconds_per_image: float | None = None) -> gate.Measured:
         """Give them as the gate wants them."""
         return gate.Measured(
@@ -56,8 +50,8 @@ def answers(workshop: Workshop, pace: Pace, version: registry.Version, examples:
     loaded = checkpoints.load(version.reference, sha256=version.sha256, device=workshop.device)
     found = layers.layers(loaded.network, loaded.card.preprocess.crop_size)
     logits, kept = logits_of(workshop, pace, loaded.network, found, loaded.card.preprocess, examples)
-    masked = [loaded.card.classes.index(name) for name in loaded.card.masked]
-    return Answers(version=version.name, card=loaded.card, examples=kept, logits=evaluation.mask(logits, masked))
+    masked = evaluation.mask(logits, loaded.card.masked_numbers)
+    return Answers(version=version.name, card=loaded.card, examples=kept, logits=masked)
 
 
 def logits_of(
@@ -76,9 +70,3 @@ def logits_of(
 def digest(snapshot: Snapshot, examples: Sequence[Example]) -> str:
     """Give the digest of these test images and their labels: equal ones were asked and marked alike."""
     return snapshots.collect(snapshot.classes, examples, removed=snapshot.removed).test_digest()
-
-
-def targets_of(classes: Sequence[str], examples: Sequence[Example]) -> Tensor:
-    """Give class numbers, int64 [N]."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([numbers[example.label] for example in examples], dtype=torch.int64)

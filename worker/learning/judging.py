@@ -18,7 +18,7 @@ from pipeline.learning.gate import GatePolicy, Verdict
 from worker import versions
 from worker.learning import answers, scores, timing
 from worker.learning.answers import Answers
-from worker.learning.material import Material
+from worker.learning.material import Material, targets_of
 from worker.learning.trials import Trial
 from worker.learning.watch import Cancelled, Watch
 from worker.learning.workshop import Workshop
@@ -49,7 +49,7 @@ def evaluate(workshop: Workshop, watch: Watch, material: Material, trial: Trial,
     logits, kept = answers.logits_of(
         workshop, watch.pace, trial.network, start.layers, start.preprocess, material.test.examples
     )
-    targets = answers.targets_of(classes, kept)
+    targets = targets_of(classes, kept)
     metrics = evaluation.measure(logits, targets, classes, temperature=temperature, masked=material.masked)
     threshold = _abstain_below(evaluation.mask(logits, material.masked), targets, temperature, playbook.target_risk)
     draft = checkpoints.Draft(
@@ -138,7 +138,7 @@ def _compare(
 ) -> Verdict:
     theirs = answers.answers(workshop, watch.pace, serving.version, ours.examples) if serving else None
     taken = timing.seconds_per_image(workshop, challenger, serving.version) if serving else (None, None)
-    targets = answers.targets_of(material.snapshot.classes, ours.examples)
+    targets = targets_of(material.snapshot.classes, ours.examples)
     return gate.judge(
         ours.measured(material.snapshot, seconds_per_image=taken[0]),
         theirs.measured(material.snapshot, seconds_per_image=taken[1]) if theirs else None,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from db import registry
 from pipeline import checkpoints, errors
-from pipeline.learning import averages, features, layers, pixels
+from pipeline.learning import averages, features, layers, pixels, snapshots
 from pipeline.learning.layers import Layers
 from pipeline.learning.pixels import Source
 from pipeline.learning.snapshots import SPLITS, Example, Snapshot, Split
@@ -131,6 +131,11 @@ def source(example: Example) -> Source:
     return example.sha256, example.reference
 
 
+def targets_of(classes: Sequence[str], examples: Sequence[Example]) -> Tensor:
+    """Give class numbers, int64 [N]."""
+    return torch.tensor(snapshots.targets_of(classes, examples), dtype=torch.int64)
+
+
 def features_of(
     workshop: Workshop,
     pace: Pace,
@@ -169,11 +174,9 @@ def extract(
 
 
 def _part(snapshot: Snapshot, values: Tensor, kept: Sequence[Example], split: Split) -> Part:
-    numbers = {name: number for number, name in enumerate(snapshot.classes)}
     rows = [row for row, example in enumerate(kept) if example.split == split]
     examples = tuple(kept[row] for row in rows)
-    targets = torch.tensor([numbers[example.label] for example in examples], dtype=torch.int64)
-    return Part(examples=examples, features=values[rows], targets=targets)
+    return Part(examples=examples, features=values[rows], targets=targets_of(snapshot.classes, examples))
 
 
 def _refuse_ruins(material: Material) -> None:

@@ -20,7 +20,7 @@ from pipeline.learning import evaluation, report
 from pipeline.learning.report import Row, RunReport
 from worker.learning import answers, evidence
 from worker.learning.answers import Answers
-from worker.learning.material import Material
+from worker.learning.material import Material, targets_of
 from worker.learning.watch import Watch
 from worker.learning.workshop import Workshop
 
@@ -200,15 +200,15 @@ def _metrics(asked: Answers) -> evaluation.Metrics:
     known = [example for example, knows in zip(asked.examples, is_known, strict=True) if knows]
     return evaluation.measure(
         asked.logits[torch.tensor(is_known)],
-        answers.targets_of(asked.card.classes, known),
+        targets_of(asked.card.classes, known),
         asked.card.classes,
         temperature=asked.card.temperature,
-        masked=asked.masked,
+        masked=asked.card.masked_numbers,
     )
 
 
 def _reliability(asked: Answers) -> report.Reliability:
-    targets = answers.targets_of(asked.card.classes, asked.examples)
+    targets = targets_of(asked.card.classes, asked.examples)
     temperature = asked.card.temperature
     return report.Reliability(
         temperature=temperature,
@@ -246,7 +246,7 @@ def _gate(verdict: Mapping[str, Any]) -> report.GateFacts:
 
 def _most_wrong(workshop: Workshop, asked: Answers) -> Iterator[report.Wrong]:
     scores, predicted = evaluation.probabilities(asked.logits, asked.card.temperature).max(dim=1)
-    targets = answers.targets_of(asked.card.classes, asked.examples)
+    targets = targets_of(asked.card.classes, asked.examples)
     is_wrong = predicted != targets
     for row in torch.argsort(torch.where(is_wrong, scores, -1.0), descending=True)[: int(is_wrong.sum())][:NUM_WRONG]:
         example = asked.examples[int(row)]

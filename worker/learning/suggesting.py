@@ -185,8 +185,7 @@ def _hashed(workshop: Workshop, references: Sequence[str]) -> Iterator[Source | 
 def _probabilities(start: Start, values: Tensor) -> Tensor:
     card = start.loaded.card
     logits = heads.logits(heads.of(start.loaded.network, start.layers), values)
-    masked = [card.classes.index(name) for name in card.masked]
-    return evaluation.probabilities(evaluation.mask(logits, masked), card.temperature)
+    return evaluation.probabilities(evaluation.mask(logits, card.masked_numbers), card.temperature)
 
 
 def _labelled(workshop: Workshop, pace: Pace, start: Start) -> Tensor:
