@@ -7,7 +7,6 @@ Knows nothing of what is tested.
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -175,12 +174,6 @@ def make_secrets(folder: Path) -> None:
 def seconds(duration: str) -> float:
     """Read a duration of the compose file."""
     return float(duration.removesuffix("s"))
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def _interpolated(value: Any) -> Any:

@@ -59,12 +59,12 @@ class Mill:
         """One process of the stack."""
         return next(part for part in self.stack.parts if part.name == name)
 
-    def classify_pid(self) -> int:
-        """The classify worker's child, which holds the model."""
+    def child_pid(self, role: str) -> int:
+        """The child of the worker of that role, which holds the model."""
         with session.reading(self.sessions) as reading:
             return reading.scalars(
                 select(models.Worker.pid)
-                .where(models.Worker.role == "classify")
+                .where(models.Worker.role == role)
                 .order_by(models.Worker.heartbeat_at_s.desc())
             ).first()
 

@@ -15,7 +15,7 @@ def test_each_bad_item_gets_one_error_and_its_neighbours_their_labels(mill: Mill
     folder.mkdir(exist_ok=True)
     good = mill.write_images(20, prefix="neighbour")
     bad = _bad(folder)
-    pid = mill.classify_pid()
+    pid = mill.child_pid("classify")
     mixed = [reference for pair in zip(good, bad, strict=False) for reference in pair] + good[len(bad) :]
     job = mill.client.submit(mixed, model="tiny")
     status = mill.client.wait(job.job_id, timeout_s=60)
@@ -24,7 +24,7 @@ def test_each_bad_item_gets_one_error_and_its_neighbours_their_labels(mill: Mill
     assert all(results[reference].label for reference in good)
     assert {_name(r): _fault(results[r]) for r in bad} == dict(zip(map(_name, bad), bad.values(), strict=True))
     assert all(results[reference].error.message.endswith((".", "?")) for reference in bad)
-    assert mill.classify_pid() == pid
+    assert mill.child_pid("classify") == pid
 
 
 def _bad(folder: Path) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tests import builders
 from tests.mills import PATIENCE_S, await_until, make_version, tiny_settings
+from tests.servers import free_port
 from worker import runtime
 
 
@@ -40,7 +40,7 @@ def test_the_demo_learns_five_digits_then_the_others_under_load_and_leaves_nothi
 def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
     home: Path, imagemill: list[str]
 ) -> None:
-    settings = tiny_settings(home, flower_port=_free_port())
+    settings = tiny_settings(home, flower_port=free_port())
     environ = {**os.environ, **settings.as_env()}
     log = home / "up.txt"
     with log.open("w") as out:
@@ -116,12 +116,6 @@ def _status(port: int, path: str, credentials: str | None = None, *, method: str
 def _body(port: int, path: str, credentials: str) -> str:
     with urllib.request.urlopen(_request(port, path, credentials, "GET"), timeout=10) as answer:  # noqa: S310
         return answer.read().decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _processes_of(home: Path) -> list[str]:

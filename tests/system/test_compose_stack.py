@@ -64,7 +64,7 @@ def running(postgres: servers.Postgres, tmp_path_factory: pytest.TempPathFactory
 
 def make_site(folder: Path, *, database_url: str) -> Site:
     """Make the secrets as documented, then name this machine's Redis and PostgreSQL in them."""
-    redis_port, flower_port, webhook_port = (composition.free_port() for _ in range(3))
+    redis_port, flower_port, webhook_port = (servers.free_port() for _ in range(3))
     site = Site(folder=folder, redis_port=redis_port, flower_port=flower_port, webhook_port=webhook_port)
     composition.make_secrets(site.secrets)
     broker = site.secrets / "broker_url"

@@ -11,7 +11,7 @@ def test_a_killed_child_loses_nothing(mill: Mill) -> None:
     references = mill.write_images(50, prefix="kill")
     job = mill.client.submit(references * 60, model="tiny")
     await_until(lambda: mill.client.status(job.job_id).num_done > 100, "the job is under way")
-    os.kill(mill.classify_pid(), signal.SIGKILL)
+    os.kill(mill.child_pid("classify"), signal.SIGKILL)
     status = mill.client.wait(job.job_id, timeout_s=120)
     assert (status.state, status.num_succeeded) == ("succeeded", 3000)
     assert mill.positions(job.job_id) == dict.fromkeys(range(3000), 1)

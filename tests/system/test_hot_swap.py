@@ -9,7 +9,7 @@ from tests.mills import Mill, await_until
 def test_a_promotion_swaps_warm_workers_and_loses_nothing(mill: Mill) -> None:
     old, new = mill.make_version("swap", seed=2), mill.make_version("swap", seed=3, serve=False)
     references = mill.write_images(10, prefix="swap")
-    pid = mill.classify_pid()
+    pid = mill.child_pid("classify")
     from worker import versions
 
     jobs = []
@@ -24,7 +24,7 @@ def test_a_promotion_swaps_warm_workers_and_loses_nothing(mill: Mill) -> None:
     for status in ended:
         assert {result.version for result in mill.client.results(status.job_id)} == {status.version}
     assert [status.version for status in ended] == sorted(status.version for status in ended)
-    assert mill.classify_pid() == pid
+    assert mill.child_pid("classify") == pid
     await_until(lambda: new.name in _warm(mill) and old.name not in _warm(mill), "the old version was released")
 
 

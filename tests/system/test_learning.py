@@ -5,9 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from sqlalchemy import select
-
-from db import models, registry, runs, session
+from db import registry, runs, session
 from tests.mills import Mill, await_until
 from tests.worker.schools import picture
 from worker.learning_messages import LabelledImage
@@ -38,19 +36,11 @@ def await_run(mill: Mill, run_id: int, fact: Callable[[runs.Run], bool], what: s
     return run_of(mill, run_id)
 
 
-def learn_pid(mill: Mill) -> int:
-    """The learn worker's child."""
-    with session.reading(mill.sessions) as reading:
-        return reading.scalars(
-            select(models.Worker.pid).where(models.Worker.role == "learn").order_by(models.Worker.heartbeat_at_s.desc())
-        ).first()
-
-
 def test_labels_by_message_become_a_verdict_by_a_real_worker_that_survives_being_killed(mill: Mill) -> None:
     teach(mill, "pets", 40, prefix="kill")
     asked = mill.client.retrain(model="pets", strategy="last_stage", reason="a system test")
     await_run(mill, asked.id, lambda run: run.step == "train", "training has begun")
-    os.kill(learn_pid(mill), signal.SIGKILL)
+    os.kill(mill.child_pid("learn"), signal.SIGKILL)
     ended = await_run(mill, asked.id, lambda run: run.finished_at_s is not None, "the run has ended")
     assert ended.state == "succeeded", (ended.error_message, (mill.stack.logs / "learn.log").read_text()[-3000:])
     assert ended.attempts == 2

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -14,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from db import labels, session
 from tests import builders
 from tests.mills import PATIENCE_S, Mill, await_until
+from tests.servers import free_port
+from tests.worker import teaching
 from worker.client import Refused
 from worker.learning_messages import LabelledImage
 
@@ -26,7 +26,7 @@ TOKEN = "a-token-that-nobody-guesses"
 @contextmanager
 def webhook(mill: Mill, imagemill: list[str], log: Path) -> Iterator[str]:
     """Run the webhook as a process; give its address. It must end by itself when it is told to."""
-    port = _free_port()
+    port = free_port()
     environ = {**os.environ, **replace(mill.settings, webhook_token=TOKEN).as_env()}
     with log.open("w") as out:
         running = subprocess.Popen([*imagemill, "webhook", "--port", str(port)], env=environ, stdout=out, stderr=out)
@@ -60,7 +60,7 @@ def test_labels_come_from_label_studio_once_each_and_corrections_hold(
         gone = _payload("ANNOTATION_CREATED", 3, f"{first}.gone", "cat")
         assert _post(address, gone, expected=422)["error"] == "There is no such file."
         assert "token" in _post(address, created, expected=401, token="x" * 20)["error"]
-    assert _known(mill, "studio") == {first: "dog", second: "dog"}
+    assert teaching.known(mill.sessions, "studio") == {first: "dog", second: "dog"}
 
 
 def test_a_service_labels_by_client_and_by_a_bare_message(mill: Mill) -> None:
@@ -75,7 +75,7 @@ def test_a_service_labels_by_client_and_by_a_bare_message(mill: Mill) -> None:
     message = {"model": model, "labels": [{"reference": references[1], "label": "hen", "key": "order 7"}]}
     for expected in ("num_corrected", "num_unchanged"):
         assert mill.client._ask("imagemill.labels.v1", message)[expected] == 1
-    known = _known(mill, model)
+    known = teaching.known(mill.sessions, model)
     assert [known[reference] for reference in references] == ["dog", "hen", "cat"]
     assert sorted(known.values()) == ["cat", "dog", "hen", "hen"]
 
@@ -119,14 +119,3 @@ def _get(url: str) -> int:
             return answer.status
     except OSError:
         return 0
-
-
-def _known(mill: Mill, model: str) -> dict[str, str]:
-    with session.reading(mill.sessions) as reading:
-        return {one.reference: one.label for one in labels.current(reading, model)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

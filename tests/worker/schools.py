@@ -84,7 +84,13 @@ class School:
                 file = self.folder / f"{label}-{seed:04}.png"
                 picture(painted_as or label, 1000 * list(COLOURS).index(label) + seed).save(file)
                 rows.append(LabelledImage(reference=file.as_uri(), label=label, who="ada", source="test"))
-        return labelling.record(labelling.open_labeller(self.settings, self.sessions), model, rows)
+        return self.label(rows, model=model)
+
+    def label(self, rows: Sequence[LabelledImage], *, model: str = MODEL) -> LabelsReceipt:
+        """Record labels."""
+        labeller = labelling.open_labeller(self.settings, self.sessions)
+        with labeller.pool:
+            return labelling.record(labeller, model, rows)
 
     def make_base(self) -> registry.Version:
         """Save a network with random weights as the version that runs start from."""
@@ -101,11 +107,12 @@ class School:
         with session.transaction(self.sessions) as transaction:
             return runs.claim(transaction, run_id, owner=owner, lease_s=lease_s)
 
-    def watch(self, run: runs.Run, *, is_stopping: Callable[[], bool] = lambda: False) -> Watch:
-        """Watch over a claimed run; nothing waits for its device."""
-        return Watch(
-            self.sessions, run, lease_s=60.0, share=0.5, is_serving_busy=lambda _: False, is_stopping=is_stopping
-        )
+    def watch(self, run: runs.Run, **how: object) -> Watch:
+        """Watch over a claimed run; nothing waits for its device, unless `how` says so."""
+        usual: dict[str, object] = {
+            "lease_s": 60.0, "share": 0.5, "is_serving_busy": lambda _: False, "is_stopping": lambda: False,
+        }  # fmt: skip
+        return Watch(self.sessions, run, **(usual | how))
 
     def carry_out(self, run_id: int, *, is_stopping: Callable[[], bool] = lambda: False) -> str:
         """Claim a run and carry it as far as it goes."""

@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import models, session
 from pipeline.errors import SnapshotInvalid
 from tests.worker.schools import MODEL, School, open_school, picture
-from worker import labelling
 from worker.learning import auditing
 from worker.learning.auditing import Audit
 from worker.learning_messages import LabelledImage
@@ -34,10 +33,7 @@ def mislabel(school: School, painted: str, label: str, seed: int) -> str:
     """Label a picture of one class as another."""
     file = school.folder / f"wrong-{seed}.png"
     picture(painted, 90_000 + seed).save(file)
-    labeller = labelling.open_labeller(school.settings, school.sessions)
-    row = LabelledImage(reference=file.as_uri(), label=label, who="bob", source="test")
-    labelling.record(labeller, MODEL, [row])
-    labeller.pool.shutdown()
+    school.label([LabelledImage(reference=file.as_uri(), label=label, who="bob", source="test")])
     return file.as_uri()
 
 

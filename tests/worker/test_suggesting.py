@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import registry, session
-from tests import builders as images
+from tests.mills import make_version
 from tests.worker import builders
 from tests.worker.schools import COLOURS, MODEL, School, open_school, picture
-from worker import playbook, retraining, versions
+from worker import playbook, retraining
 from worker.learning import suggesting
 from worker.learning.suggesting import Found
 
@@ -43,12 +43,7 @@ def suggest(school: School, references: Sequence[str] | None, num: int = 10, **w
 
 def champion(school: School, classes: tuple[str, ...] = ("cat", "dog", "hen")) -> registry.Version:
     """Let a version serve."""
-    network = images.tiny_network(len(classes), seed=3)
-    made = versions.register(
-        school.sessions, school.settings.store, MODEL, network, images.tiny_draft(classes), source="import"
-    )
-    builders.promote(school.sessions, made)
-    return made
+    return make_version(school.sessions, school.settings, MODEL, seed=3, classes=classes)
 
 
 def classify(school: School, pool: ThreadPoolExecutor, references: Sequence[str]) -> uuid.UUID:

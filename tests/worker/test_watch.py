@@ -21,10 +21,7 @@ def school(tmp_path: Path, sessions: sessionmaker[Session]) -> Iterator[School]:
 
 
 def watched(school: School, **how: object) -> Watch:
-    usual: dict[str, object] = {
-        "lease_s": 60.0, "share": 0.5, "is_serving_busy": lambda _: False, "is_stopping": lambda: False,
-    }  # fmt: skip
-    return Watch(school.sessions, school.claim(school.ask().id), **(usual | how))
+    return school.watch(school.claim(school.ask().id), **how)
 
 
 def test_a_watch_that_sees_nothing_lets_everything_go_on(school: School) -> None:

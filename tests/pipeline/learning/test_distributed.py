@@ -143,19 +143,17 @@ def gone(argument: Path) -> bool:
     """Wait for every process that was started with this argument to end."""
     give_up_s = time.monotonic() + 20
     while time.monotonic() < give_up_s:
-        commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if readable(file)]
-        if not any(str(argument).encode() in command for command in commands):
+        if not any(names(file, argument) for file in Path("/proc").glob("[0-9]*/cmdline")):
             return True
         time.sleep(0.1)
     return False
 
 
-def readable(file: Path) -> bool:
+def names(command: Path, argument: Path) -> bool:
     try:
-        file.read_bytes()
+        return str(argument).encode() in command.read_bytes()
     except OSError:  # it ended in between
         return False
-    return True
 
 
 def test_a_process_stands_still_while_its_permit_is_old(tmp_path: Path) -> None:

@@ -53,14 +53,20 @@ class Counting:
         return FeatureCache.open(store.as_uri(), sha256, preprocess.digest())
 
     def extract(
-        self, store: Path, pool: Executor, *, preprocess: Preprocess = PREPROCESS, **options: object
+        self,
+        store: Path,
+        pool: Executor,
+        *,
+        preprocess: Preprocess = PREPROCESS,
+        sources: list[tuple[str, str]] | None = None,
+        **options: object,
     ) -> Extracted:
         self.num_images = 0
         return features.cached(
             self.network,
             self.layers,
             preprocess,
-            self.sources,
+            self.sources if sources is None else sources,
             self.open(store, preprocess),
             fetch=self.files.__getitem__,
             limits=images.Limits(),
@@ -199,17 +205,7 @@ def test_lost_images_have_no_features_and_cost_nothing_else(tmp_path: Path, pool
     counting = Counting(4)
     sources = counting.sources
     counting.files["1.png"] = b"not what it was"
-    given = features.cached(
-        counting.network,
-        counting.layers,
-        PREPROCESS,
-        sources,
-        counting.open(tmp_path),
-        fetch=counting.files.__getitem__,
-        limits=images.Limits(),
-        pool=pool,
-        device=CPU,
-    )
+    given = counting.extract(tmp_path, pool, sources=sources)
     assert given.kept == (0, 2, 3)
     assert given.features.shape == (3, 64)
     assert [(lost.reference, lost.kind) for lost in given.lost] == [("1.png", "changed")]
@@ -219,17 +215,7 @@ def test_an_image_in_the_cache_need_not_be_there_any_more(tmp_path: Path, pool: 
     counting = Counting(3)
     first = counting.extract(tmp_path, pool)
     sources, counting.files = counting.sources, {}
-    again = features.cached(
-        counting.network,
-        counting.layers,
-        PREPROCESS,
-        sources,
-        counting.open(tmp_path),
-        fetch=counting.files.__getitem__,
-        limits=images.Limits(),
-        pool=pool,
-        device=CPU,
-    )
+    again = counting.extract(tmp_path, pool, sources=sources)
     assert torch.equal(again.features, first.features)
 
 
