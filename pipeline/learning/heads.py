@@ -18,10 +18,10 @@ from pipeline.learning import layers as parts
 from pipeline.learning import regression
 from pipeline.learning.layers import Layers
 from pipeline.learning.regression import Solution, Space, class_weights
-from pipeline.learning.strengths import GRID, NUM_FOLDS, CrossValidated, Strength, choose_l2, stratified_folds
+from pipeline.learning.strengths import GRID, NUM_FOLDS, CrossValidated, Strength, choose_l2
 
 __all__ = ["GRID", "NUM_FOLDS", "CrossValidated", "Head", "Strength", "adjust", "apply", "balance", "choose_l2",
-           "class_weights", "fit", "imprint", "logits", "of", "stratified_folds"]  # fmt: skip
+           "class_weights", "fit", "imprint", "logits", "of"]  # fmt: skip
 
 #: numbers in the features above which a fit is done in fp32: one gigabyte in fp64
 MOST_PRECISE = 2**27

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.learning import regression
+from pipeline.learning import draws, regression
 from pipeline.learning.regression import Solution, Space, class_weights
 
 #: strengths that are tried, strongest first; l2 is 1 / C of scikit-learn's LogisticRegression
@@ -71,10 +71,10 @@ def choose_l2(
     """
     rows, kept = regression.check(features, targets, num_classes, removed)
     compact = torch.searchsorted(kept, rows)
-    folds = stratified_folds(compact, num_folds, seed)
+    folds = draws.folds(compact, num_folds, seed)
     # Standardised by all rows at once: the scaling sees held-out images, but never their labels.
     space = Space.of(features, torch.float32)
-    some = stratified_folds(compact, -(-len(rows) // MOST_COMPARED), seed + 1) == 0
+    some = draws.folds(compact, -(-len(rows) // MOST_COMPARED), seed + 1) == 0
     strengths = sorted(grid, reverse=True)
     paths = _out_of_fold(space, some, compact, folds, len(kept), strengths, is_balanced)
     tried = [_strength(l2, found, compact[some], folds[some]) for l2, found in zip(strengths, paths, strict=True)]
@@ -87,17 +87,6 @@ def choose_l2(
     full = torch.zeros(len(rows), num_classes)
     full[:, kept] = probabilities
     return CrossValidated(chosen=chosen, tried=tuple(tried), folds=folds, probabilities=full)
-
-
-def stratified_folds(targets: Tensor, num_folds: int, seed: int) -> Tensor:
-    """Give each example's fold, int64 [N]: every class spread as evenly as it can be; the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(targets), generator=generator)
-    # Sorted by class and dealt round: counting on from class to class keeps the folds' sizes within one.
-    dealt = shuffled[torch.argsort(targets[shuffled], stable=True)]
-    folds = torch.empty(len(targets), dtype=torch.int64)
-    folds[dealt] = torch.arange(len(targets)) % num_folds
-    return folds
 
 
 def _out_of_fold(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import backbones, errors
-from pipeline.learning import heads, layers, learning_curve, pixels, similarity
+from pipeline.learning import draws, layers, learning_curve, pixels, similarity
 from pipeline.learning.learning_curve import LearningCurve
 from pipeline.learning.plan import Plan, Thresholds, decide
 from pipeline.learning.similarity import ProbePolicy, Similarity
@@ -114,7 +114,7 @@ def _with_controls(
 
 
 def _some(train: Part, seed: int) -> Part:
-    is_some = heads.stratified_folds(train.targets, -(-len(train) // MOST_CONTROLLED), seed) == 0
+    is_some = draws.folds(train.targets, -(-len(train) // MOST_CONTROLLED), seed) == 0
     examples = tuple(example for example, chosen in zip(train.examples, is_some.tolist(), strict=True) if chosen)
     return Part(examples=examples, features=train.features[is_some], targets=train.targets[is_some])
 

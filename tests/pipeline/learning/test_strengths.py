@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.learning import heads, strengths
+from pipeline.learning import draws, heads, strengths
 from tests.pipeline.learning.clusters import clusters
 
 
 @pytest.mark.parametrize(("num", "num_folds"), [(103, 5), (40, 3), (7, 5)])
 def test_folds_have_every_class_as_evenly_as_can_be(num: int, num_folds: int) -> None:
     targets = torch.tensor([0] * (num // 2) + [1] * (num // 3) + [2] * (num - num // 2 - num // 3))
-    folds = strengths.stratified_folds(targets, num_folds, 0)
+    folds = draws.folds(targets, num_folds, 0)
     for number in (0, 1, 2):
         counts = torch.bincount(folds[targets == number], minlength=num_folds)
         assert int(counts.max() - counts.min()) <= 1
     sizes = torch.bincount(folds, minlength=num_folds)
     assert int(sizes.max() - sizes.min()) <= 1
-    assert torch.equal(folds, strengths.stratified_folds(targets, num_folds, 0))
-    assert not torch.equal(folds, strengths.stratified_folds(targets, num_folds, 1))
+    assert torch.equal(folds, draws.folds(targets, num_folds, 0))
+    assert not torch.equal(folds, draws.folds(targets, num_folds, 1))
 
 
 def test_overlapping_classes_ask_for_a_stronger_head_than_clear_ones() -> None:
