@@ -1,5 +1,6 @@
 """A run, step by step, on a real ledger and a real, tiny network: what it leaves, and what cannot stop it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.errors import SnapshotInvalid, StoreUnreachable, TrainingDiverged
 from tests.worker.schools import MODEL, QUICK, School, StopsAfter, open_school
 from worker import versions
 from worker.learning import carrying
+from worker.messages import local_path
 
 PETS = ("cat", "dog", "hen")
 
@@ -106,19 +108,31 @@ def test_a_cancel_that_the_heartbeat_has_not_heard_of_promotes_nothing(school: S
     assert (school.read(asked.id).state, school.serving()) == ("cancelled", None)
 
 
+def to_the_gate(whole: carrying.Carrying) -> None:
+    """Do every step but the report."""
+    for name in ("snapshot", "plan", "train", "evaluate", "gate"):
+        whole._do(name, getattr(whole, f"_{name}"))
+
+
 def test_a_cancel_after_the_verdict_comes_too_late(school: School) -> None:
     asked = school.ask(strategy="head")
     watch = school.watch(school.claim(asked.id))
-    whole = carrying.Carrying(school.workshop, watch)
-    for name, compute in (("snapshot", whole._snapshot), ("plan", whole._plan), ("train", whole._train)):
-        whole._do(name, compute)
-    whole._do("evaluate", whole._evaluate)
-    whole._do("gate", whole._gate)
+    to_the_gate(carrying.Carrying(school.workshop, watch))
     with session.transaction(school.sessions) as transaction:
         runs.cancel(transaction, asked.id)
     watch.tend()
     assert carrying.carry_out(school.workshop, watch) == "promote"
     assert (school.read(asked.id).state, school.serving()) == ("succeeded", f"{MODEL}:1")
+
+
+def test_a_verdict_stands_where_whoever_takes_over_can_make_no_page_of_it(school: School) -> None:
+    asked = school.ask(strategy="head")
+    watch = school.watch(school.claim(asked.id))
+    to_the_gate(carrying.Carrying(school.workshop, watch))
+    shutil.rmtree(local_path(school.version("base:1").reference))
+    assert carrying.carry_out(school.workshop, watch) == "promote"
+    run = school.read(asked.id)
+    assert (run.state, run.report, school.serving()) == ("succeeded", None, f"{MODEL}:1")
 
 
 def test_who_lost_the_lease_writes_nothing_more_and_promotes_nothing(school: School) -> None:

@@ -76,7 +76,7 @@ def _end(carrying: "Carrying", state: Literal["failed", "cancelled"], failure: "
     workshop, run = carrying.workshop, carrying.run
     kind, message = (failure.kind, failure.message) if failure else (None, None)
     ending = replace(run, state=state, error_kind=kind, error_message=message, finished_at_s=None)
-    reference = carrying.page_of(ending)
+    reference = carrying.page(ending)
     with session.transaction(workshop.sessions) as transaction:
         if reference is not None:
             runs.note(transaction, run.id, run.fence, report=reference)
@@ -239,17 +239,15 @@ class Carrying:
         }
 
     def _report(self) -> dict[str, Any]:
-        reference = self._page(self.material)
+        reference = self.page()
         if reference is not None:
             self._note(report=reference)
         return {"reference": reference}
 
-    def page_of(self, ending: runs.Run) -> str | None:
-        """Write a page about a run that ended early."""
-        return self._page(None, ending)
-
-    def _page(self, material: Material | None, ending: runs.Run | None = None) -> str | None:
+    def page(self, ending: runs.Run | None = None) -> str | None:
+        """Write the page and give its reference, None if that failed; without images if the run is `ending` early."""
         try:
+            material = self.material if ending is None else None
             return reporting.write(self.workshop, self.watch, self._results(), material, ending=ending)
         except (Stopped, db_errors.LedgerError, SQLAlchemyError):
             raise
