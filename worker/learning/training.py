@@ -55,7 +55,7 @@ def train(
     trials = [_head_trial(material, recipe, head), *_grown(material, recipe, champion)]
     others = [strategy for strategy in strategies if strategy != "head"]
     if others:
-        pictures = tuning.read_pictures(workshop, material)
+        pictures = tuning.Pictures(workshop, material)
         trials += [
             tuning.tune(
                 workshop, pace, material, recipe, head, strategy, pictures=pictures, folder=folder, on_epoch=on_epoch

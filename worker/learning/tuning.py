@@ -6,7 +6,8 @@ Knows nothing of which strategy wins. One process trains here, or several by tor
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -36,18 +37,22 @@ OnEpoch = Callable[[Strategy, Epoch, int], None]
 UNBALANCED = 1.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pictures:
-    """The images that choose and those that train, decoded once."""
+    """The images that train and those that choose: decoded once, when somebody looks, and kept as far as they fit."""
 
-    train: PixelCache
-    val: PixelCache
+    def __init__(self, workshop: Workshop, material: Material) -> None:
+        self._workshop = workshop
+        self._material = material
 
+    @cached_property
+    def train(self) -> PixelCache:
+        """Images that train; nobody looks here where several processes read them themselves."""
+        return _read(self._workshop, self._material.start.preprocess, self._material.train)
 
-def read_pictures(workshop: Workshop, material: Material) -> Pictures:
-    """Decode the images of both splits and keep in memory what fits."""
-    train, val = (_read(workshop, material.start.preprocess, part) for part in (material.train, material.val))
-    return Pictures(train=train, val=val)
+    @cached_property
+    def val(self) -> PixelCache:
+        """Images that choose."""
+        return _read(self._workshop, self._material.start.preprocess, self._material.val)
 
 
 def tune(
