@@ -6,12 +6,16 @@ Knows nothing of networks.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from pipeline.errors import DeviceUnavailable
 
 #: setting -> dtype
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+#: what containers of one machine share and host names do not tell
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def choose_device(setting: str) -> torch.device:
@@ -30,11 +34,17 @@ def choose_device(setting: str) -> torch.device:
     return torch.device(setting)
 
 
-def gpu_id(device: torch.device) -> str | None:
-    """Name the GPU itself by its UUID, which is the same in every container; None for a CPU."""
-    if device.type != "cuda":
+def device_id(device: torch.device) -> str | None:
+    """Name the device itself, alike in every container: a GPU by its UUID, the CPU by its kernel's boot id.
+
+    None where a CPU's kernel tells none.
+    """
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_properties(device).uuid)
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
         return None
-    return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:

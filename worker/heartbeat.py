@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -24,14 +23,6 @@ EVERY_S = 2.0
 def worker_name(role: str) -> str:
     """Name this child: role, host and process id."""
     return f"{role}@{socket.gethostname()}:{os.getpid()}"
-
-
-def cpu_id() -> str | None:
-    """Name this machine's CPU: its kernel's boot id, which containers share and host names do not."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
 
 
 def row(role: str, **facts: object) -> workers.Worker:

@@ -28,6 +28,7 @@ def open_serving(
     """
     torch.set_num_threads(settings.torch_threads)
     device = devices.choose_device(settings.device)
+    device_id = devices.device_id(device)
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
     station = _station(settings, sessions, warm)
     swap = Swap(warm, sessions, settings.models)
@@ -37,7 +38,7 @@ def open_serving(
             "classify",
             models=settings.models,
             device=str(device),
-            device_id=devices.gpu_id(device) or heartbeat.cpu_id(),
+            device_id=device_id,
             state="busy" if station.held else "ready",
             warm=warm.names(),
             message=swap.trouble,

@@ -25,12 +25,11 @@ def audit(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions:
         with session.reading(sessions) as reading:
             base = retraining.base_of(reading, asked.model, asked.base or known.base)
-        opened = workshop.open_workshop(settings.or_here(), sessions)
-        try:
-            with output.errors().status("Auditing the labels ..."):
-                found = auditing.audit_labels(opened, asked.model, base, seed=asked.seed)
-        finally:
-            opened.pool.shutdown(cancel_futures=True)
+        with (
+            workshop.opened(settings.or_here(), sessions) as opened,
+            output.errors().status("Auditing the labels ..."),
+        ):
+            found = auditing.audit_labels(opened, asked.model, base, seed=asked.seed)
     if asked.json:
         output.as_json(found)
     else:

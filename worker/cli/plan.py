@@ -28,14 +28,13 @@ def plan(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions:
         with session.reading(sessions) as reading:
             base = retraining.base_of(reading, asked.model, asked.base or known.base)
-        opened = workshop.open_workshop(settings.or_here(), sessions)
-        with output.errors().status("Reading the labelled images ..."):
-            taken = snapshotting.take(opened, asked.model)
-            start = material.open_start(opened, base)
-            gathered = material.gather(opened, pace, taken.snapshot, start)
-        with output.errors().status("Probing the features ..."):
-            planned = planning.make_plan(opened, pace, gathered, known, is_forced=False)
-        opened.pool.shutdown()
+        with workshop.opened(settings.or_here(), sessions) as opened:
+            with output.errors().status("Reading the labelled images ..."):
+                taken = snapshotting.take(opened, asked.model)
+                start = material.open_start(opened, base)
+                gathered = material.gather(opened, pace, taken.snapshot, start)
+            with output.errors().status("Probing the features ..."):
+                planned = planning.make_plan(opened, pace, gathered, known, is_forced=False)
     if asked.json:
         output.as_json({"model": asked.model, "base": base.name, "left_out": taken.left_out, **planned.as_dict()})
     else:

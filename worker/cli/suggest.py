@@ -69,13 +69,12 @@ def _found(asked: Namespace, settings: Settings) -> "Found":
         model=model_name(asked.model), references=references, num=asked.num, base=asked.base, seed=asked.seed
     )
     known = playbook.read(settings.playbook, asked.model)
-    with runtime.ledger(settings) as sessions:
-        opened = workshop.open_workshop(settings.or_here(), sessions)
-        try:
-            with output.errors().status("Looking at images without a label ..."):
-                return suggesting.suggest(opened, wish, known)
-        finally:
-            opened.pool.shutdown(cancel_futures=True)
+    with (
+        runtime.ledger(settings) as sessions,
+        workshop.opened(settings.or_here(), sessions) as opened,
+        output.errors().status("Looking at images without a label ..."),
+    ):
+        return suggesting.suggest(opened, wish, known)
 
 
 def _print(found: "Found", *, is_recent: bool) -> None:

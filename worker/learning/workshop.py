@@ -4,7 +4,9 @@ Knows nothing of any one run. Importing it imports torch, so a learn child does 
 """
 
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline import devices, images, references
-from worker import heartbeat
 from worker.messages import local_path
 from worker.settings import Settings
 
@@ -43,7 +44,7 @@ class Workshop:
     @property
     def device_id(self) -> str | None:
         """What names the device itself, as classify workers do."""
-        return devices.gpu_id(self.device) or heartbeat.cpu_id()
+        return devices.device_id(self.device)
 
     def run_folder(self, run_id: int) -> Path:
         """Name the folder that a run resumes from."""
@@ -68,6 +69,16 @@ def open_workshop(settings: Settings, sessions: sessionmaker[Session]) -> Worksh
         batch_size=settings.batch_size,
         pixel_cache_bytes=settings.pixel_cache_bytes,
     )
+
+
+@contextmanager
+def opened(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Workshop]:
+    """Give a workshop for a command; what its threads have not begun when it ends is dropped."""
+    workshop = open_workshop(settings, sessions)
+    try:
+        yield workshop
+    finally:
+        workshop.pool.shutdown(cancel_futures=True)
 
 
 def _folder(settings: Settings) -> Path:
