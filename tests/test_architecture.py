@@ -22,7 +22,7 @@ LIGHT = {
     "worker.app": (*HEAVY, *SQL, "pipeline"),
     "worker.schedule": (*HEAVY, *SQL, "pipeline"),
     "worker.stack": (*HEAVY, *SQL, "pipeline"),
-    "worker.cli.commands": HEAVY,
+    "worker.cli.commands": (*HEAVY, "sqlalchemy", "alembic", "psycopg"),
     **{f"worker.tasks.{file.stem}": HEAVY for file in (ROOT / "worker/tasks").glob("[!_]*.py")},
 }
 

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import runs, session
 from pipeline.errors import RecipeInvalid
 from worker import learning_messages, retraining
+from worker.errors import NothingToStartFrom, PlaybookInvalid
 from worker.intake import refusal_of, refusing
 from worker.learning_messages import LabelsReceipt, Retrain, RunStatus
 from worker.messages import Refusal
-from worker.playbook import PlaybookInvalid
 from worker.settings import Settings
 
 #: Records labels of a model, and tells what became of each.
@@ -57,7 +57,7 @@ def retrain(desk: LearningDesk, wire: object) -> RunStatus | Refusal:
     )
     try:
         run = retraining.request(desk.sessions, desk.settings, wish).run
-    except (retraining.NothingToStartFrom, PlaybookInvalid, RecipeInvalid) as wrong:
+    except (NothingToStartFrom, PlaybookInvalid, RecipeInvalid) as wrong:
         return refusal_of(wrong)
     if run.state == "queued":
         desk.ring_run(run.id)  # a bell too many finds nothing to claim

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import bells, errors, jobs, live_checks, outcomes, registry, session
 from db.live_checks import LiveCheck
 from db.outcomes import Recorded
+from pipeline.errors import PipelineError
 from worker import playbook, replays
 from worker.intake import Ring
 from worker.playbook import LivePolicy
@@ -53,7 +54,7 @@ def tend(sessions: sessionmaker[Session], settings: Settings, ring: Ring) -> Non
     for check in watched:
         try:
             _tend(sessions, settings, ring, check)
-        except (errors.LedgerError, playbook.PlaybookInvalid) as wrong:
+        except (errors.LedgerError, PipelineError) as wrong:
             log.warning("the live check of %s waits: %s", check.model, wrong)
 
 

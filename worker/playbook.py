@@ -14,13 +14,10 @@ from croniter import croniter
 
 from pipeline.learning.recipes import Recipe
 from worker import messages
+from worker.errors import PlaybookInvalid
 
 Match = Literal["any", "all"]
 DAY_S = 86_400.0
-
-
-class PlaybookInvalid(ValueError):
-    """The playbook names something unknown, or gives a value that makes no sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import errors, registry, runs, session
 from worker import playbook
+from worker.errors import NothingToStartFrom
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-class NothingToStartFrom(ValueError):
-    """The model has no version to start from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +51,6 @@ def request(sessions: sessionmaker[Session], settings: Settings, wish: Wish) -> 
     known = playbook.read(settings.playbook, wish.model)
     if wish.strategy is not None:
         known = replace(known, recipe=replace(known.recipe, strategy=wish.strategy))
-        known.recipe.check()
     with session.transaction(sessions) as transaction:
         base = base_of(transaction, wish.model, wish.base or known.base)
         serving = registry.serving(transaction, wish.model)

@@ -32,7 +32,7 @@ def tick(sessions: sessionmaker[Session], settings: Settings, ring: RingRun) -> 
     for model in settings.models:
         try:
             tick_model(sessions, settings, model, ring)
-        except (playbook.PlaybookInvalid, PipelineError, retraining.NothingToStartFrom) as wrong:
+        except PipelineError as wrong:
             _write(sessions, model, Decision(is_fired=False, reason=str(wrong)), None, None)
 
 
@@ -131,7 +131,7 @@ def models_to_watch(sessions: sessionmaker[Session], settings: Settings) -> list
 def _is_to_watch(sessions: sessionmaker[Session], settings: Settings, model: str) -> bool:
     try:
         known = playbook.read(settings.playbook, model)
-    except (playbook.PlaybookInvalid, PipelineError):
+    except PipelineError:
         return False
     with session.reading(sessions) as reading:
         serving = registry.serving(reading, model)

@@ -101,7 +101,7 @@ class Recipe:
     num_processes: int = 1
 
     def __post_init__(self) -> None:
-        self.check()
+        rules.check(self)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, object]) -> Recipe:
@@ -113,10 +113,6 @@ class Recipe:
     def as_dict(self) -> dict[str, object]:
         """Give the fields as JSON values."""
         return _as_json(asdict(self))
-
-    def check(self) -> None:
-        """Raise RecipeInvalid for an unknown name, a number out of bounds, or options that exclude each other."""
-        rules.check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,12 @@ def version(school: School, number: int) -> registry.Version:
     return school.version(f"base:{number}")
 
 
+@pytest.mark.parametrize("wrong", ['[recipe]\nstrategy = "guess"', "[live]\nmin_itens = 3", "[live"])
+def test_a_playbook_that_makes_no_sense_lets_the_check_wait_and_ends_nothing(school: School, wrong: str) -> None:
+    Path(school.settings.playbook).write_text(wrong)
+    assert tend(school).state == "watching"
+
+
 def test_what_the_old_version_labelled_last_is_classified_again_once(school: School) -> None:
     check = tend(school)
     assert tend(school).replay_job_id == check.replay_job_id

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.errors import RecipeInvalid
 from worker import playbook
-from worker.playbook import Playbook, PlaybookInvalid
+from worker.errors import PlaybookInvalid
+from worker.playbook import Playbook
 
 
 def read(folder: Path, text: str, model: str = "pets") -> Playbook:

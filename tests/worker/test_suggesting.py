@@ -12,7 +12,8 @@ from db import registry, session
 from tests.mills import make_version
 from tests.worker import builders
 from tests.worker.schools import COLOURS, MODEL, School, open_school, picture
-from worker import playbook, retraining
+from worker import playbook
+from worker.errors import NothingToStartFrom
 from worker.learning import suggesting
 from worker.learning.suggesting import Found
 
@@ -147,7 +148,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(school: School) -> No
 
 
 def test_without_anything_to_look_with_it_says_so(school: School, tmp_path: Path) -> None:
-    with pytest.raises(retraining.NothingToStartFrom, match="nobody"):
+    with pytest.raises(NothingToStartFrom, match="nobody"):
         suggesting.suggest(
             school.workshop, suggesting.Wish(model="nobody", references=(), num=3), playbook.read("", "nobody")
         )

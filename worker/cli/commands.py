@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from db import errors as db_errors
 from pipeline import errors as pipeline_errors
-from worker import client, manifests, messages, playbook, retraining, settings
+from worker import client, manifests, messages, settings
+from worker import errors as worker_errors
 from worker.cli import parser
 from worker.stack import StackError
 
@@ -32,8 +33,8 @@ WRONG_USAGE = (
     db_errors.UnknownVersion,
     db_errors.UnknownClass,
     db_errors.UnknownRun,
-    playbook.PlaybookInvalid,
-    retraining.NothingToStartFrom,
+    worker_errors.PlaybookInvalid,
+    worker_errors.NothingToStartFrom,
     pipeline_errors.ArchitectureUnknown,
     pipeline_errors.ClassesInvalid,
     pipeline_errors.PreprocessInvalid,
