@@ -13,7 +13,7 @@ from db import registry, session
 from pipeline import devices, images, references
 from pipeline.serving.classifier import Classifier
 from worker import runtime
-from worker.settings import Settings
+from worker.settings import NUM_CORES, Settings
 
 
 def images_per_s(settings: Settings, model: str, named: Sequence[str]) -> float:
@@ -26,12 +26,12 @@ def images_per_s(settings: Settings, model: str, named: Sequence[str]) -> float:
         data = references.fetch(reference, roots, max_bytes=limits.max_bytes)
         return classifier.preprocess.pixels(images.decode(data, limits))
 
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.torch_threads or NUM_CORES)
     started_s = time.perf_counter()
     labels: list[str] = []
     with ThreadPoolExecutor(settings.decode_threads) as pool:
         decoded = pool.map(pixels, named)
-        while batch := list(islice(decoded, settings.batch_size)):
+        while batch := list(islice(decoded, devices.BATCH_ON_CPU)):
             stacked = torch.stack(batch)
             labels += [prediction.label for prediction in classifier.predict(stacked, top_k=5)]
     assert len(labels) == len(named)
@@ -53,5 +53,5 @@ def _open(settings: Settings, model: str) -> Classifier:
         sha256=version.sha256,
         device=devices.choose_device(settings.device),
         precision=settings.precision,
-        batch_size=settings.batch_size,
+        batch_size=devices.BATCH_ON_CPU,
     )

@@ -14,6 +14,9 @@ from pipeline.errors import DeviceUnavailable
 
 #: setting -> dtype
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+#: images in one forward pass. With a pass on each of two cores, mobilenet_v3_small takes 1.84 ms per image with
+#: 16, 2.11 with 8 and 2.14 with 32; resnet18 20.8 with 16, 19.5 with 8 and 23.2 with 32. Not measured on a GPU.
+BATCH_ON_CPU, BATCH_ON_GPU = 16, 64
 #: what containers of one machine share and host names do not tell
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -45,6 +48,11 @@ def device_id(device: torch.device) -> str | None:
         return BOOT_ID.read_text().strip()
     except OSError:
         return None
+
+
+def choose_batch_size(setting: int, device: torch.device) -> int:
+    """Give the setting, or for 0 what suits the device: a CPU's caches hold few images, a GPU wants many."""
+    return setting or (BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU)
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:

@@ -12,6 +12,7 @@
     ├── ClassesInvalid
     ├── PreprocessInvalid
     ├── DeviceUnavailable
+    ├── DecoderUnavailable
     ├── SnapshotInvalid        the labels are not enough, or not fit, to learn from
     ├── RecipeInvalid          an unknown name, or two options that exclude each other
     ├── TrainingDiverged       the loss is not a number any more
@@ -102,6 +103,10 @@ class PreprocessInvalid(PipelineError, ValueError):
 
 class DeviceUnavailable(PipelineError):
     """The device is not available here; choose auto or cpu."""
+
+
+class DecoderUnavailable(PipelineError):
+    """The decoder is not installed here; choose auto or pillow."""
 
 
 class SnapshotInvalid(PipelineError):

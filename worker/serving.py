@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import bells, leases, outcomes, registry, session
 from db import errors as db_errors
 from db.shards import Item
+from pipeline import decoders, images, references
 from pipeline import errors as pipeline_errors
-from pipeline import images, references
-from pipeline.serving import batching
+from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
 from worker.warm import Warm
 
@@ -30,8 +30,12 @@ log = logging.getLogger(__name__)
 RECORD_RETRIES_S = (0.2, 1.0, 3.0, 6.0, 10.0)
 #: Seconds after which a shard whose version would not load is tried again, per attempt so far.
 LOAD_RETRY_S = 5.0
-#: Batches decoded or being decoded ahead of the forward pass.
+#: Seconds beyond its time in which a sitting may finish what it has begun to decode.
+DRAIN_S = 30.0
+#: Batches decoded or being decoded ahead of those that are being classified.
 BATCHES_AHEAD = 2
+#: Batches that wait for a lane, so that none stands still while outcomes are recorded.
+BATCHES_WAITING = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,12 @@ class Station:
     owner: str
     sessions: sessionmaker[Session]
     warm: Warm
+    #: Threads that fetch and decode.
     pool: Executor
+    decoder: decoders.Decoder
+    #: Threads that classify, `num_lanes` of them, a batch each.
+    lanes: Executor
+    num_lanes: int
     roots: references.Roots
     limits: images.Limits
     batch_size: int
@@ -56,7 +65,7 @@ class Station:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What a sitting did, with the seconds spent per stage; fetch and decode add up over threads."""
+    """What a sitting did, with the seconds spent per stage; fetch, decode and forward add up over threads."""
 
     version: str = ""
     num_shards: int = 0
@@ -96,6 +105,16 @@ class _Sheet:
 
 
 _Tag = tuple[_Sheet, Item]
+
+
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """What a lane made of one batch."""
+
+    predictions: Sequence[Prediction]
+    forward_s: float
+
+
 Written = TypeVar("Written")
 
 
@@ -152,18 +171,21 @@ class _Sitting:
             return
         self.tally.version = version.name
         spent = batching.StageSeconds()
-        for batch in batching.batches(
+        batches = batching.batches(
             self._items(claim, version),
             read=partial(references.fetch, roots=self.station.roots, max_bytes=self.station.limits.max_bytes),
-            shape=partial(_pixels, classifier, self.station.limits),
+            shape=partial(_pixels, classifier, self.station.decoder, self.station.limits),
             batch_size=self.station.batch_size,
             pool=self.station.pool,
             lookahead=BATCHES_AHEAD * self.station.batch_size,
             spent=spent,
-        ):
-            self._note(batch, classifier, version.id)
+        )
+        ahead = self.station.num_lanes + BATCHES_WAITING
+        predict = partial(_predict, classifier)
+        for batch, predicted in lanes.in_order(batches, predict, pool=self.station.lanes, ahead=ahead):
+            self._note(batch, predicted, version.id)
             self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
-            if time.monotonic() >= self.give_up_s:
+            if time.monotonic() >= self.give_up_s + DRAIN_S:
                 break
         self.tally.fetch_s, self.tally.decode_s = spent.fetch, spent.decode
 
@@ -202,13 +224,18 @@ class _Sitting:
     def _items(self, first: leases.Claim, version: registry.Version) -> Iterator[tuple[_Tag, str]]:
         """Give the items of the first claim, then of others; claimed only as far as the decoders reach ahead."""
         claims: Sequence[leases.Claim] = [first]
+        num_given = 0
         while claims:
             for claim in claims:
                 sheet = self.sheets[claim.shard_id]
-                # A shard whose lease the heartbeat found lost (a cancelled job, say) is not worth going on with.
-                yield from (
-                    ((sheet, item), item.reference) for item in claim.items if claim.shard_id in self.station.held
-                )
+                for item in claim.items:
+                    # A batch at least, so that whoever sits gets on.
+                    if num_given >= self.station.batch_size and time.monotonic() >= self.give_up_s:
+                        return
+                    num_given += 1
+                    # A shard whose lease the heartbeat found lost (a cancelled job, say) is not worth going on with.
+                    if claim.shard_id in self.station.held:
+                        yield (sheet, item), item.reference
             # A shard that cost an attempt before is served alone: should it cost another, no neighbour pays for it.
             goes_on = first.attempts == 1 and time.monotonic() < self.give_up_s
             claims = self._more(first, version) if goes_on else []
@@ -233,17 +260,13 @@ class _Sitting:
         self.tally.claim_s += time.monotonic() - started_s
         return claims
 
-    def _note(self, batch: batching.Batch[_Tag], classifier: Classifier, version_id: int) -> None:
-        started_s = time.monotonic()
+    def _note(self, batch: batching.Batch[_Tag], predicted: "_Predicted", version_id: int) -> None:
         for (sheet, item), failure in batch.failures:
             sheet.done.append(_failed(item, failure.stage, failure.kind, failure.message, version_id))
-        if batch.images_NCHW is not None:
-            top_k = max(sheet.claim.top_k for sheet, _ in batch.tags)
-            predictions = classifier.predict(batch.images_NCHW, top_k=top_k)
-            for (sheet, item), prediction in zip(batch.tags, predictions, strict=True):
-                sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id))
-            self.tally.num_batches += 1
-        self.tally.forward_s += time.monotonic() - started_s
+        for (sheet, item), prediction in zip(batch.tags, predicted.predictions, strict=True):
+            sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id))
+        self.tally.num_batches += bool(batch.tags)
+        self.tally.forward_s += predicted.forward_s
 
     def _record(self, sheets: Sequence[_Sheet]) -> None:
         if not sheets:
@@ -309,8 +332,18 @@ def _claim(station: Station, shard_id: int) -> leases.Claim | None:
         return leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
 
 
-def _pixels(classifier: Classifier, limits: images.Limits, data: bytes) -> torch.Tensor:
-    return classifier.preprocess.pixels(images.decode(data, limits))
+def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Limits, data: bytes) -> torch.Tensor:
+    preprocess = classifier.preprocess
+    return preprocess.pixels(decoder.decode(data, limits, resize_size=preprocess.resize_size))
+
+
+def _predict(classifier: Classifier, batch: batching.Batch[_Tag]) -> _Predicted:
+    if batch.images_NCHW is None:
+        return _Predicted((), 0.0)
+    started_s = time.monotonic()
+    top_k = max(sheet.claim.top_k for sheet, _ in batch.tags)
+    predictions = classifier.predict(batch.images_NCHW, top_k=top_k)
+    return _Predicted(predictions, time.monotonic() - started_s)
 
 
 def _persistently(write: Callable[[], Written]) -> Written:

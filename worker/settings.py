@@ -58,6 +58,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError("give a whole number of at least 0")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) < float("inf"):
@@ -127,9 +133,14 @@ class Settings:
     models: tuple[str, ...] = _setting(_models, ("default",), "models that a classify worker serves")
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
     precision: str = _setting(_one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal")
-    batch_size: int = _setting(_positive, 32, "images in one forward pass")
+    batch_size: int = _setting(_natural, 0, "images in one forward pass; 0 takes 16 on a CPU and 64 on a GPU")
     decode_threads: int = _setting(_positive, min(8, NUM_CORES), "threads that fetch and decode ahead")
-    torch_threads: int = _setting(_positive, NUM_CORES, "threads of one forward pass on the CPU")
+    torch_threads: int = _setting(
+        _natural, 0, "threads of one forward pass on the CPU; the cores left run others beside it; 0 measures at start"
+    )
+    decoder: str = _setting(
+        _one_of("auto", "pillow", "simplejpeg", "torchcodec"), "auto", "of JPEGs; auto measures at start"
+    )
     shard_size: int = _setting(_positive, 64, "items in one shard, the unit of lease and record")
     sitting_s: float = _setting(_sitting, 20.0, "seconds after which a task gives back what it has not done")
     lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")

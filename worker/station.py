@@ -1,8 +1,9 @@
-"""Takes the settings. Gives a classify child its station: device, warm versions, decode threads, heartbeat.
+"""Takes the settings. Gives a classify child its station: device, warm versions, decoder, threads, heartbeat.
 
 Knows nothing of Celery. Importing it imports torch, so only a child of the pool does.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,12 +12,18 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import registry, workers
-from pipeline import devices, errors, images, references
+from pipeline import decoders, devices, errors, images, references
+from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
 from worker import heartbeat, serving
-from worker.settings import Settings
+from worker.settings import NUM_CORES, Settings
 from worker.swap import Swap
 from worker.warm import Warm
+
+#: Batches that are claimed at once from what waits: recorded in one transaction, as far as they end together.
+BATCHES_CLAIMED = 8
+
+log = logging.getLogger(__name__)
 
 
 def open_serving(
@@ -26,12 +33,13 @@ def open_serving(
 
     Raises `DeviceUnavailable`. A version that will not load is reported in the ledger, not raised.
     """
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.torch_threads or NUM_CORES)
     device = devices.choose_device(settings.device)
     device_id = devices.device_id(device)
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
-    station = _station(settings, sessions, warm)
     swap = Swap(warm, sessions, settings.models)
+    swap.load_serving()
+    station = _station(settings, sessions, warm, device)
 
     def describe() -> workers.Worker:
         return heartbeat.row(
@@ -44,31 +52,45 @@ def open_serving(
             message=swap.trouble,
         )
 
-    swap.load_serving()
     beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(serving.extend_leases, station), swap.follow))
     beating.start()
 
     def close() -> None:
         beating.stop()
         station.pool.shutdown(cancel_futures=True)
+        station.lanes.shutdown(cancel_futures=True)
 
     return partial(serving.sit, station), close
 
 
-def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm) -> serving.Station:
+def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm, device: torch.device) -> serving.Station:
+    batch_size = devices.choose_batch_size(settings.batch_size, device)
+    layout = _layout(settings, warm)
+    decoder = decoders.choose(settings.decoder)
+    log.info("%s lanes of %s threads, JPEGs by %s", layout.num_lanes, layout.num_threads, decoder.name)
     return serving.Station(
         owner=heartbeat.worker_name("classify"),
         sessions=sessions,
         warm=warm,
-        pool=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
+        # One thread each: an image is too small to be shared out, and the cores have their lanes.
+        pool=ThreadPoolExecutor(settings.decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,)),
+        decoder=decoder,
+        lanes=layout.open_pool(),
+        num_lanes=layout.num_lanes,
         roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
         limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
-        batch_size=settings.batch_size,
-        claim_items=4 * settings.batch_size,
+        batch_size=batch_size,
+        claim_items=BATCHES_CLAIMED * batch_size,
         sitting_s=settings.sitting_s,
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
     )
+
+
+def _layout(settings: Settings, warm: Warm) -> layouts.Layout:
+    if settings.torch_threads:
+        return layouts.Layout(max(1, NUM_CORES // settings.torch_threads), settings.torch_threads)
+    return layouts.fastest(warm.any(), NUM_CORES)
 
 
 def _load(settings: Settings, device: torch.device, version: registry.Version) -> Classifier:
@@ -78,7 +100,7 @@ def _load(settings: Settings, device: torch.device, version: registry.Version) -
             sha256=version.sha256,
             device=device,
             precision=settings.precision,
-            batch_size=settings.batch_size,
+            batch_size=devices.choose_batch_size(settings.batch_size, device),
         )
     except torch.OutOfMemoryError as full:
         raise errors.DeviceUnavailable(

@@ -55,6 +55,11 @@ class Warm:
         with self._touching:
             return tuple(name for name, _ in self._classifiers.values())
 
+    def any(self) -> Classifier | None:
+        """Give the classifier used last, if one is loaded."""
+        with self._touching:
+            return next((classifier for _, classifier in reversed(self._classifiers.values())), None)
+
     def _find(self, version_id: int) -> Classifier | None:
         with self._touching:
             if version_id not in self._classifiers:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Generic, TypeVar
 
 import torch
@@ -20,6 +22,8 @@ from pipeline.errors import ItemError
 
 #: failures that wait for a batch at most; a long run of them is reported without one
 MOST_FAILURES = 64
+#: seconds of work that a thread is handed at once: handing over costs some 50 us, more than a tiny image does
+CHUNK_S = 0.004
 
 T = TypeVar("T")
 
@@ -53,17 +57,24 @@ class StageSeconds:
 
     fetch: float = 0.0
     decode: float = 0.0
+    num_items: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    @property
+    def per_item(self) -> float:
+        """Seconds per item so far; 0.0 before the first."""
+        return (self.fetch + self.decode) / self.num_items if self.num_items else 0.0
+
     def add(self, *, fetch: float = 0.0, decode: float = 0.0) -> None:
-        """Add seconds; safe from any thread."""
+        """Add an item's seconds; safe from any thread."""
         with self._lock:
             self.fetch += fetch
             self.decode += decode
+            self.num_items += 1
 
 
 def batches(
-    items: Iterable[tuple[T, str] | None],
+    items: Iterable[tuple[T, str]],
     read: Callable[[str], bytes],
     shape: Callable[[bytes], torch.Tensor],
     *,
@@ -75,36 +86,62 @@ def batches(
     """Yield batches of `batch_size` images, the last one short, reading `lookahead` images ahead.
 
     `read` gives a reference's bytes and `shape` their uint8 [3, H, W]; an ItemError or MemoryError of either
-    becomes a failure, which never counts towards the batch size. A None among the items flushes: what came
-    before it is yielded before anything more is pulled. Any other error is a bug and ends the stream.
+    becomes a failure, which never counts towards the batch size. Any other error is a bug and ends the stream.
     """
-    source = iter(items)
-    pending: deque[tuple[T, Future[torch.Tensor | Failure]]] = deque()
+    ahead = _Ahead(iter(items), partial(_prepare, read=read, shape=shape, spent=spent), pool)
     forming = _Forming[T]()
     try:
-        pausing = ended = False
-        while not ended:
-            while len(pending) < max(1, lookahead) and not (pausing or ended):
-                try:
-                    item = next(source)
-                except StopIteration:
-                    ended = True
-                else:
-                    pausing = item is None
-                    if item is not None:
-                        pending.append((item[0], pool.submit(_prepare, item[1], read, shape, spent)))
-            for _ in range(len(pending) if pausing or ended else 1):
-                tag, future = pending.popleft()
-                forming.add(tag, future.result())
+        while ahead.fill(max(1, lookahead), chunk=_chunk(spent, batch_size)):
+            for tag, prepared in ahead.take():
+                forming.add(tag, prepared)
                 if len(forming.tags) == batch_size:
                     yield forming.take()
                 elif len(forming.failures) == MOST_FAILURES:
                     yield forming.take_failures()
-            if (pausing or ended) and forming.num_items:
-                yield forming.take()
-            pausing = False
+        if forming.num_items:
+            yield forming.take()
     finally:
-        for _, future in pending:
+        ahead.cancel()
+
+
+def _chunk(spent: StageSeconds, batch_size: int) -> int:
+    """Give how many items a thread is handed at once: one at first, and more the quicker they turn out to be."""
+    most = max(1, batch_size // 4)
+    return min(most, max(1, int(CHUNK_S / spent.per_item))) if spent.per_item else 1
+
+
+class _Ahead(Generic[T]):
+    """What threads are reading and decoding, in the order of the items."""
+
+    def __init__(
+        self,
+        source: Iterator[tuple[T, str]],
+        prepare: Callable[[Sequence[str]], list[torch.Tensor | Failure]],
+        pool: Executor,
+    ) -> None:
+        self._source = source
+        self._prepare = prepare
+        self._pool = pool
+        self._pending: deque[tuple[tuple[T, ...], Future[list[torch.Tensor | Failure]]]] = deque()
+        self._num_pending = 0
+
+    def fill(self, most: int, *, chunk: int) -> bool:
+        """Hand out chunks until `most` items are on their way or there are no more; False once all were taken."""
+        while self._num_pending < most and (items := list(islice(self._source, min(chunk, most - self._num_pending)))):
+            tags, references = zip(*items, strict=True)
+            self._pending.append((tags, self._pool.submit(self._prepare, references)))
+            self._num_pending += len(items)
+        return bool(self._pending)
+
+    def take(self) -> Iterator[tuple[T, torch.Tensor | Failure]]:
+        """Wait for the oldest chunk and give its items."""
+        tags, future = self._pending.popleft()
+        self._num_pending -= len(tags)
+        yield from zip(tags, future.result(), strict=True)
+
+    def cancel(self) -> None:
+        """Call off what no thread has begun."""
+        for _, future in self._pending:
             future.cancel()
 
 
@@ -142,6 +179,16 @@ class _Forming(Generic[T]):
 
 
 def _prepare(
+    references: Sequence[str],
+    *,
+    read: Callable[[str], bytes],
+    shape: Callable[[bytes], torch.Tensor],
+    spent: StageSeconds,
+) -> list[torch.Tensor | Failure]:
+    return [_prepare_one(reference, read, shape, spent) for reference in references]
+
+
+def _prepare_one(
     reference: str,
     read: Callable[[str], bytes],
     shape: Callable[[bytes], torch.Tensor],

@@ -7,7 +7,7 @@ Knows nothing of references to images, jobs or versions.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,12 @@ from pipeline import checkpoints, devices, parity
 from pipeline.cards import Card
 from pipeline.errors import CheckpointBroken
 from pipeline.preprocess import Preprocess
+from pipeline.serving import folding
 
 logger = logging.getLogger(__name__)
+
+#: dtype -> the setting that asks for it
+NAMES = {dtype: name for name, dtype in devices.PRECISIONS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,14 @@ class Prediction:
     top_k: tuple[tuple[str, float], ...]
 
 
+@dataclass(slots=True)
+class Ceiling:
+    """How many images have fitted the device at once."""
+
+    #: None while any number has
+    num_images: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Classifier:
     """A network in evaluation mode with all that its predictions need."""
@@ -41,6 +53,8 @@ class Classifier:
     device: torch.device
     #: of the network's arithmetic, but for BatchNorm and the softmax, which stay in fp32
     dtype: torch.dtype
+    #: found out while it serves
+    ceiling: Ceiling = field(default_factory=Ceiling)
 
     @classmethod
     def open(
@@ -54,23 +68,31 @@ class Classifier:
     ) -> Classifier:
         """Load, check and warm up; precision "auto" falls back to fp32 where bf16 misses the fixture.
 
+        BatchNorms are folded into the convolutions, unless the fixture shows that this network bears it badly.
         Raise CheckpointBroken, StoreUnreachable or DeviceUnavailable.
         """
         place = device if isinstance(device, torch.device) else devices.choose_device(device)
-        dtype = devices.choose_precision(precision, place)
-        classifier, reason = cls._prove(checkpoints.load(reference, sha256=sha256), place, dtype)
-        if reason and precision == "auto" and dtype != torch.float32:
-            logger.warning("%s serves in fp32: in bf16 it %s", reference, reason)
-            classifier, reason = cls._prove(checkpoints.load(reference, sha256=sha256), place, torch.float32)
-        if reason:
-            name = "fp32" if classifier.dtype == torch.float32 else "bf16"
-            raise CheckpointBroken(f"{reference} is not served: in {name} on {place} it {reason}.")
-        classifier.warm_up(batch_size)
-        return classifier
+        wanted = devices.choose_precision(precision, place)
+        tried = [(wanted, True), (wanted, False)]
+        if precision == "auto" and wanted != torch.float32:
+            tried += [(torch.float32, True), (torch.float32, False)]
+        for dtype, folds in tried:
+            # Loaded anew for each: folding and casting change it for good.
+            classifier, reason = cls._prove(checkpoints.load(reference, sha256=sha256), place, dtype, folds=folds)
+            if not reason:
+                classifier.warm_up(batch_size)
+                return classifier
+            how = f"in {NAMES[dtype]}{' with folded BatchNorms' if folds else ''}"
+            logger.warning("%s is not served %s: it %s", reference, how, reason)
+        raise CheckpointBroken(f"{reference} is not served: in {NAMES[dtype]} on {place} it {reason}.")
 
     @classmethod
-    def _prove(cls, loaded: checkpoints.Loaded, device: torch.device, dtype: torch.dtype) -> tuple[Classifier, str]:
+    def _prove(
+        cls, loaded: checkpoints.Loaded, device: torch.device, dtype: torch.dtype, *, folds: bool
+    ) -> tuple[Classifier, str]:
         """Give the classifier, and what is wrong with it on the fixture (empty: nothing)."""
+        if folds:
+            folding.fold_batch_norms(loaded.network)
         network = _cast(loaded.network, dtype).to(memory_format=torch.channels_last).to(device)
         classifier = cls(network=network, card=loaded.card, device=device, dtype=dtype)
         fixture = loaded.parity
@@ -140,16 +162,23 @@ class Classifier:
         return Prediction(label=top_k[0][0], score=top_k[0][1], top_k=top_k)
 
     def logits(self, images_NCHW: Tensor) -> Tensor:  # noqa: N803
-        """Give fp32 logits [N, classes] on the device; halve the batch as often as memory asks for."""
-        try:
-            return self._forward(images_NCHW)
-        except torch.OutOfMemoryError:
-            if len(images_NCHW) == 1:
-                raise
-            logger.warning("out of memory with %s images, trying half", len(images_NCHW))
-        # Out of the except block, so that the failed attempt's tensors are gone.
-        halves = torch.tensor_split(images_NCHW, 2)
-        return torch.cat([self.logits(half) for half in halves])
+        """Give fp32 logits [N, classes] on the device, in pieces where the device has no memory for all at once.
+
+        What did not fit is remembered, so the next batch is cut before it fails.
+        """
+        done: list[Tensor] = []
+        while not done or len(images_NCHW):
+            piece = images_NCHW[: self.ceiling.num_images]
+            try:
+                done.append(self._forward(piece))
+            except torch.OutOfMemoryError:
+                if len(piece) == 1:
+                    raise
+                self.ceiling.num_images = (len(piece) + 1) // 2
+                logger.warning("out of memory with %s images, from now on %s", len(piece), self.ceiling.num_images)
+            else:
+                images_NCHW = images_NCHW[len(piece) :]  # noqa: N806
+        return torch.cat(done) if len(done) > 1 else done[0]
 
     def _forward(self, images_NCHW: Tensor) -> Tensor:  # noqa: N803
         images = images_NCHW.contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import jobs, models, registry, session
 from db.outcomes import Recorded, page
-from pipeline import checkpoints, images, references
+from pipeline import checkpoints, decoders, images, references
 from pipeline.serving.classifier import Classifier
 from tests import builders
 from worker import intake, messages, serving
@@ -95,6 +95,9 @@ def station(sessions: sessionmaker[Session], folder: Path, pool: Executor, **how
         "warm": Warm(load, most=2),
         "roots": references.Roots.parse([str(folder)]),
         "limits": images.Limits(max_bytes=1_000_000, max_pixels=10_000),
+        "decoder": decoders.choose("pillow"),
+        "lanes": pool,
+        "num_lanes": 1,
         "batch_size": 8,
         "claim_items": 64,
         "sitting_s": 60.0,

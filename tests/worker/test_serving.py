@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import registry
 from db.outcomes import ItemFailure
-from pipeline import checkpoints
+from pipeline import checkpoints, decoders
 from pipeline.images import Limits
 from tests import builders as images
 from tests.worker import builders
@@ -45,7 +45,7 @@ def test_a_sitting_says_what_the_network_says(
     builders.sit(builders.station(sessions, photos, pool), job_id)
     classifier = builders.load(version)
     for one, file in zip(builders.outcomes(sessions, job_id), sorted(photos.iterdir()), strict=True):
-        pixels = serving._pixels(classifier, Limits(), file.read_bytes())
+        pixels = serving._pixels(classifier, decoders.choose("pillow"), Limits(), file.read_bytes())
         [alone] = classifier.predict(pixels[None], top_k=1)
         assert (one.label, one.score) == (alone.label, pytest.approx(alone.score, abs=1e-5))
     assert len({one.label for one in builders.outcomes(sessions, job_id)}) > 1, "else this proves nothing"

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline import devices, images, references
 from worker.messages import local_path
-from worker.settings import Settings
+from worker.settings import NUM_CORES, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +57,17 @@ class Workshop:
 
 def open_workshop(settings: Settings, sessions: sessionmaker[Session]) -> Workshop:
     """Choose the device and start the decode threads. Raises `DeviceUnavailable`."""
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.torch_threads or NUM_CORES)
+    device = devices.choose_device(settings.device)
     return Workshop(
         sessions=sessions,
         store=settings.store,
         folder=_folder(settings),
-        device=devices.choose_device(settings.device),
+        device=device,
         pool=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
         roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
         limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
-        batch_size=settings.batch_size,
+        batch_size=devices.choose_batch_size(settings.batch_size, device),
         pixel_cache_bytes=settings.pixel_cache_bytes,
     )
 

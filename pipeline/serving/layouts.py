@@ -1,0 +1,90 @@
+"""Takes a classifier and the cores there are. Gives in how many lanes, of how many threads each, it is quickest here.
+
+Knows nothing of jobs. Lanes are threads that each classify a batch; which split of the cores wins depends on the
+network and the machine, so it is measured when a worker starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.serving.classifier import Classifier
+
+logger = logging.getLogger(__name__)
+
+#: images that a lane classifies at once while layouts are compared
+NUM_IMAGES = 16
+#: seconds after which a layout has been tried enough, and rounds at most
+ENOUGH_S, MAX_ROUNDS = 0.5, 5
+#: what a layout of fewer lanes must gain to be taken: more lanes wait less for each other in ways a short look misses
+GAIN = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How cores are shared out."""
+
+    num_lanes: int
+    #: of one forward pass
+    num_threads: int
+
+    def open_pool(self) -> ThreadPoolExecutor:
+        """Start the lanes."""
+        # The number of threads is each calling thread's own; new threads take what was set last.
+        return ThreadPoolExecutor(
+            self.num_lanes, "lane", initializer=torch.set_num_threads, initargs=(self.num_threads,)
+        )
+
+
+#: One lane enqueues the next batch while another waits for the last one's results.
+ON_CUDA = Layout(num_lanes=2, num_threads=1)
+
+
+def every(num_cores: int) -> Iterator[Layout]:
+    """Give the layouts that use all cores: from a lane for each core to one lane for all."""
+    num_threads = 1
+    while num_threads < num_cores:
+        yield Layout(max(1, num_cores // num_threads), num_threads)
+        num_threads *= 2
+    yield Layout(1, num_cores)
+
+
+def fastest(classifier: Classifier | None, num_cores: int) -> Layout:
+    """Try each layout for half a second; without a classifier to try, give each core its lane."""
+    candidates = list(every(num_cores))
+    if classifier is None or len(candidates) == 1:
+        return candidates[0]
+    if classifier.device.type == "cuda":
+        return ON_CUDA
+    rates = {layout: _images_per_s(classifier, layout) for layout in candidates}
+    shown = ", ".join(f"{layout.num_lanes} x {layout.num_threads} {rate:.0f}" for layout, rate in rates.items())
+    logger.info("images/s with lanes x threads: %s", shown)
+    best = candidates[0]
+    for layout in candidates[1:]:
+        best = layout if rates[layout] > GAIN * rates[best] else best
+    return best
+
+
+def _images_per_s(classifier: Classifier, layout: Layout) -> float:
+    size = classifier.preprocess.crop_size
+    images_NCHW = torch.zeros(NUM_IMAGES, 3, size, size, dtype=torch.uint8)  # noqa: N806
+    with layout.open_pool() as pool:
+        _round(classifier, images_NCHW, layout, pool)
+        took_s: list[float] = []
+        while sum(took_s) < ENOUGH_S and len(took_s) < MAX_ROUNDS:
+            started_s = time.perf_counter()
+            _round(classifier, images_NCHW, layout, pool)
+            took_s.append(time.perf_counter() - started_s)
+    return layout.num_lanes * NUM_IMAGES / min(took_s)
+
+
+def _round(classifier: Classifier, images_NCHW: torch.Tensor, layout: Layout, pool: Executor) -> None:  # noqa: N803
+    begun = [pool.submit(classifier.predict, images_NCHW, top_k=1) for _ in range(layout.num_lanes)]
+    for one in begun:
+        one.result()
