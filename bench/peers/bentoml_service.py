@@ -20,7 +20,7 @@ from bench.peers.rounds import Classified, Round, Task
 @contextmanager
 def bentoml_service(task: Task) -> Iterator[Round]:
     """Start a service; each round posts every image."""
-    options = {"workers": task.cores, "batch_size": 8, "max_latency_ms": 60_000, "in_flight": 64, **task.options}
+    options = {"workers": task.cores, "batch_size": 32, "max_latency_ms": 60_000, "in_flight": 64, **task.options}
     port = processes.free_port()
     with tempfile.TemporaryDirectory(prefix="im-peer-") as folder:
         told = Path(folder, "told.json")

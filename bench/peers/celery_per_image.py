@@ -31,8 +31,8 @@ from worker.stack import Stack
 START_S = 120.0
 #: seconds without a new row after which a round is given up
 STALL_S = 60.0
-#: seconds between two looks at the table; a thousandth of a round
-LOOK_S = 0.05
+#: seconds between two looks at the table at least, and per row that a look has to count
+LOOK_S, LOOK_S_PER_ROW = 0.05, 1e-5
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _await_rows(sessions: sessionmaker[Session], job: uuid.UUID, num_rows: int, 
     while seen < num_rows:
         if time.monotonic() > give_up_s:
             raise TimeoutError(f"Only {seen} of {num_rows} images were recorded.")
-        time.sleep(LOOK_S)
+        time.sleep(max(LOOK_S, LOOK_S_PER_ROW * num_rows))
         with session.reading(sessions) as reading:
             now = reading.execute(counting).scalar_one()
         if now > seen:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,9 +59,18 @@ def signal_all(family: Iterable[tuple[int, int]], number: signal.Signals) -> Non
                 os.kill(identity[0], number)
 
 
-def cpu_s(family: Family) -> float:
-    """Add up the seconds of cores they have burnt."""
-    return sum(one.cpu_ticks for one in _all() if one.identity in family) / os.sysconf("SC_CLK_TCK")
+def cores_burnt(pid: int, over_s: float) -> float:
+    """Watch a process's family for some seconds; give the cores it kept busy, of those who lived through them."""
+    family = of(pid)
+    before, began_s = _cpu_ticks(family), time.monotonic()
+    time.sleep(over_s)
+    after, took_s = _cpu_ticks(family), time.monotonic() - began_s
+    ticks = sum(after[each] - before[each] for each in after.keys() & before.keys())
+    return ticks / os.sysconf("SC_CLK_TCK") / took_s
+
+
+def _cpu_ticks(family: Family) -> dict[tuple[int, int], int]:
+    return {one.identity: one.cpu_ticks for one in _all() if one.identity in family}
 
 
 def _all() -> list[Process]:

@@ -21,7 +21,7 @@ from bench.peers.rounds import Classified, Round, Task
 def litserve_server(task: Task) -> Iterator[Round]:
     """Start a server; each round posts every image."""
     options = {
-        "workers": task.cores, "batch_size": 8, "batch_timeout_s": 0.05, "api_servers": 1, "fast_queue": False,
+        "workers": task.cores, "batch_size": 16, "batch_timeout_s": 0.05, "api_servers": 1, "fast_queue": False,
         "in_flight": 64, **task.options,
     }  # fmt: skip
     port = processes.free_port()

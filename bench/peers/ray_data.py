@@ -54,7 +54,7 @@ class Classifier:
 @contextmanager
 def ray_data(task: Task) -> Iterator[Round]:
     """Start Ray; each round runs one dataset."""
-    options = {"actors": task.cores, "batch_size": 16, "block_size": 64, **task.options}
+    options = {"actors": task.cores, "batch_size": 16, "block_size": 32, **task.options}
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the actors
     with tempfile.TemporaryDirectory(prefix="im-ray-", dir="/tmp") as folder:  # a socket's name must be short
         ray.init(

@@ -26,6 +26,8 @@ from bench.peers.rounds import Task
 ROOT = Path(__file__).parents[2]
 #: seconds a peer may take to start, a round may take, and a peer may take to end
 START_S, ROUND_S, END_S = 240.0, 1200.0, 30.0
+#: seconds after which a peer that was continued is idle again
+SETTLE_S = 2.0
 #: the contenders, as they are named in environments and as modules here
 PEERS = tuple(environments.RECIPES)
 
@@ -166,11 +168,10 @@ class Peer:
 
     def idle_cores(self, over_s: float) -> float:
         """Measure how many cores it burns between rounds, if it is left running."""
-        self._signal(signal.SIGCONT)
         assert self._process is not None
-        before, began_s = families.cpu_s(families.of(self._process.pid)), time.monotonic()
-        time.sleep(over_s)
-        burnt = (families.cpu_s(families.of(self._process.pid)) - before) / (time.monotonic() - began_s)
+        self._signal(signal.SIGCONT)
+        time.sleep(SETTLE_S)
+        burnt = families.cores_burnt(self._process.pid, over_s)
         self._signal(signal.SIGSTOP)
         return burnt
 
