@@ -1,5 +1,6 @@
 """Takes a running stack. Gives the resident memory of each of its processes and their children, in megabytes."""
 
+import os
 from pathlib import Path
 
 from worker.stack import Stack
@@ -23,3 +24,8 @@ def _children(pid: int) -> list[int]:
 def _resident_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096 / 2**20
+
+
+def own() -> float:
+    """Measure this process."""
+    return _resident_mb(os.getpid())

@@ -9,10 +9,12 @@ Every transaction here locks shards before jobs, and jobs in the order of their 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import get_args
 
-from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, case, or_, select, tuple_, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from db import errors, outcomes
 from db.models import Job, JobState, Priority, Shard, ShardState, copied
@@ -102,7 +104,7 @@ def claim_waiting(
 
 def extend(session: Session, held: Iterable[tuple[int, int]], *, lease_s: float) -> set[int]:
     """Renew the leases of (shard id, fence) pairs; gives the ids still held (a cancelled job's are not)."""
-    still_held = _lock_held(session, held, job_works())
+    still_held = _lock_held(session, list(held), job_works())
     session.execute(update(Shard).where(Shard.id.in_(still_held)).values(lease_until_s=now_s() + lease_s))
     return still_held
 
@@ -125,12 +127,13 @@ def finish_all(session: Session, work: Sequence[tuple[Claim, Sequence[Outcome]]]
     """
     for claim, recorded in work:
         _check_covered(claim, recorded)
-    held = _lock_held(session, [(claim.shard_id, claim.fence) for claim, _ in work])
-    kept = [(claim, recorded) for claim, recorded in work if claim.shard_id in held]
-    close(session, held, state="done")
-    outcomes.insert_all(session, [(claim.job_id, claim.shard_id, recorded) for claim, recorded in kept])
+    ended_at_s = _end(session, [(claim.shard_id, claim.fence) for claim, _ in work])
+    kept = [(claim, recorded) for claim, recorded in work if claim.shard_id in ended_at_s]
+    if kept:
+        written = [(claim.job_id, claim.shard_id, recorded) for claim, recorded in kept]
+        outcomes.insert_all(session, written, at_s=max(ended_at_s.values()))
     states = count(session, [(claim.job_id, _tally(recorded)) for claim, recorded in kept])
-    return Finished(states=states, lost=frozenset(claim.shard_id for claim, _ in work) - held)
+    return Finished(states=states, lost=frozenset(claim.shard_id for claim, _ in work) - ended_at_s.keys())
 
 
 def finish_part(session: Session, claim: Claim, recorded: Sequence[Outcome]) -> bool:
@@ -178,24 +181,54 @@ def count(session: Session, tallies: Iterable[tuple[uuid.UUID, Tally]]) -> dict[
 
 
 def _count(session: Session, job_id: uuid.UUID, tally: Tally) -> JobState:
-    ends = and_(Job.state == "running", Job.num_open_shards == tally.num_closed)
+    moved = {"job": job_id, "closed": tally.num_closed, "succeeded": tally.num_succeeded, "failed": tally.num_failed}
+    return session.connection().execute(_counting(), moved).scalar_one()
+
+
+@cache
+def _counting() -> ReturningUpdate[JobState]:
+    """Give the statement that moves a job's counters; built once, for building it takes ten times its run."""
+    closed, succeeded, failed = (bindparam(name, type_=Integer) for name in ("closed", "succeeded", "failed"))
+    ends = and_(Job.state == "running", Job.num_open_shards == closed)
     verdict = case(
-        (Job.num_failed + tally.num_failed == 0, "succeeded"),
-        (Job.num_succeeded + tally.num_succeeded == 0, "failed"),
+        (Job.num_failed + failed == 0, "succeeded"),
+        (Job.num_succeeded + succeeded == 0, "failed"),
         else_="partial",
     )
     counted = (
         update(Job)
-        .where(Job.id == job_id)
+        .where(Job.id == bindparam("job"))
         .values(
-            num_succeeded=Job.num_succeeded + tally.num_succeeded,
-            num_failed=Job.num_failed + tally.num_failed,
-            num_open_shards=Job.num_open_shards - tally.num_closed,
+            num_succeeded=Job.num_succeeded + succeeded,
+            num_failed=Job.num_failed + failed,
+            num_open_shards=Job.num_open_shards - closed,
             state=case((ends, verdict), else_=Job.state),
             finished_at_s=case((ends, now_s()), else_=Job.finished_at_s),
         )
     )
-    return session.scalars(counted.returning(Job.state)).one()
+    return counted.returning(Job.state)
+
+
+def _end(session: Session, held: Sequence[tuple[int, int]]) -> dict[int, float]:
+    """End the shards still held of (shard id, fence) pairs; gives the time by shard id."""
+    given = {"ids": [shard_id for shard_id, _ in held], "held": held}
+    return dict(session.connection().execute(_ending(), given).all())
+
+
+@cache
+def _ending() -> ReturningUpdate[int, float]:
+    """Give the statement that locks held shards, in the order of their ids, and ends them; built once as above."""
+    ended = update(Shard).where(Shard.id.in_(_held().scalar_subquery()))
+    ended = ended.values(state="done", items=None, lease_until_s=None, finished_at_s=now_s())
+    return ended.returning(Shard.id, now_s())
+
+
+@cache
+def _held() -> Select[int]:
+    """Give the statement that locks shards held under their fences; by their ids, or SQLite would read every shard."""
+    is_asked = Shard.id.in_(bindparam("ids", expanding=True))
+    is_ours = tuple_(Shard.id, Shard.fence).in_(bindparam("held", expanding=True))
+    return select(Shard.id).where(is_asked, is_ours, is_claimed()).order_by(Shard.id).with_for_update(of=Shard)
 
 
 def _take(
@@ -248,9 +281,9 @@ def _lock_waiting(
             yield from session.execute(waiting)
 
 
-def _lock_held(session: Session, held: Iterable[tuple[int, int]], *conditions: ColumnElement[bool]) -> set[int]:
-    claimed = select(Shard.id).where(tuple_(Shard.id, Shard.fence).in_(list(held)), is_claimed())
-    return set(session.scalars(claimed.where(*conditions).order_by(Shard.id).with_for_update(of=Shard)))
+def _lock_held(session: Session, held: Sequence[tuple[int, int]], *conditions: ColumnElement[bool]) -> set[int]:
+    given = {"ids": [shard_id for shard_id, _ in held], "held": held}
+    return set(session.scalars(_held().where(*conditions), given))
 
 
 def _check_covered(claim: Claim, recorded: Sequence[Outcome]) -> None:

@@ -93,7 +93,7 @@ def _check_part(job: NewJob, items: Sequence[Item], first_position: int) -> None
         raise errors.PartInvalid(f"Items {first_position} to {end - 1} are not within a job of {job.num_items}.")
     if any(item.position != place for place, item in enumerate(items, first_position)):
         raise errors.PartInvalid(f"The positions of a part must be consecutive from {first_position}.")
-    written = "".join(f"{item.key or ''}{item.reference}" for item in items)
+    written = "".join([item.reference for item in items] + [item.key for item in items if item.key])
     # PostgreSQL refuses NUL, and UTF-8 has no lone surrogates: say so now, not when the outcome is written.
     if "\0" in written or not (written.isascii() or _is_utf8(written)):
         raise errors.PartInvalid("A key or reference holds a character that cannot be stored.")

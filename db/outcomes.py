@@ -4,20 +4,29 @@ Takes outcomes in bulk. Gives them back a page at a time, or all of them in cons
 Knows nothing of leases or counters; `leases.finish` calls it inside its transaction.
 """
 
+import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Select, select
-from sqlalchemy import insert as insert_into
 from sqlalchemy.orm import Session
 
 from db import models
+from db import session as database
 
 #: characters kept of an error's message
 MAX_MESSAGE = 500
 #: rows `stream` holds at a time
 PAGE = 1000
+#: what `_row` gives, in its order
+COLUMNS = (
+    "job_id", "position", "shard_id", "key", "reference", "label", "score", "top_k", "version_id", "error_stage",
+    "error_kind", "error_message", "recorded_at_s",
+)  # fmt: skip
+
+_NO_ERROR = (None, None, None)
+_as_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +68,17 @@ class Recorded(Outcome):
 
 def insert(session: Session, job_id: uuid.UUID, shard_id: int, outcomes: Sequence[Outcome]) -> None:
     """Write a shard's outcomes; a second outcome for an item violates the primary key."""
-    insert_all(session, [(job_id, shard_id, outcomes)])
+    insert_all(session, [(job_id, shard_id, outcomes)], at_s=database.clock(session))
 
 
-def insert_all(session: Session, shards: Sequence[tuple[uuid.UUID, int, Sequence[Outcome]]]) -> None:
-    """Write the outcomes of several shards, given as (job id, shard id, outcomes), in one statement."""
-    rows = [_row(job_id, shard_id, one) for job_id, shard_id, outcomes in shards for one in outcomes]
-    if rows:
-        session.execute(insert_into(models.Outcome), rows)
+def insert_all(session: Session, shards: Iterable[tuple[uuid.UUID, int, Sequence[Outcome]]], *, at_s: float) -> None:
+    """Write the outcomes of several shards, given as (job id, shard id, outcomes), all recorded at one moment."""
+    rows = [
+        row
+        for job_id, shard_id, outcomes in shards
+        for row in _rows(database.spelled(session, job_id), shard_id, outcomes, at_s)
+    ]
+    database.insert_rows(session, models.Outcome, COLUMNS, rows)
 
 
 def page(
@@ -125,22 +137,18 @@ def _only(chosen: Select[models.Outcome, str], errors: bool | None) -> Select[mo
     return chosen.where(kind.is_not(None) if errors else kind.is_(None))
 
 
-def _row(job_id: uuid.UUID, shard_id: int, outcome: Outcome) -> dict[str, object]:
-    error = outcome.error
-    return {
-        "job_id": job_id,
-        "shard_id": shard_id,
-        "position": outcome.position,
-        "key": outcome.key,
-        "reference": outcome.reference,
-        "label": outcome.label,
-        "score": outcome.score,
-        "top_k": [list(pair) for pair in outcome.top_k] or None,
-        "version_id": outcome.version_id,
-        "error_stage": error and error.stage,
-        "error_kind": error and error.kind,
-        "error_message": error and _storable(error.message),
-    }
+def _rows(job_id: str, shard_id: int, outcomes: Sequence[Outcome], at_s: float) -> Iterator[tuple[object, ...]]:
+    for one in outcomes:
+        top_k = _as_json(one.top_k) if one.top_k else None
+        error = _NO_ERROR if one.error is None else _error(one.error)
+        yield (
+            job_id, one.position, shard_id, one.key, one.reference, one.label, one.score, top_k, one.version_id, *error,
+            at_s,
+        )  # fmt: skip
+
+
+def _error(error: ItemFailure) -> tuple[str, str, str]:
+    return error.stage, error.kind, _storable(error.message)
 
 
 def _storable(message: str) -> str:

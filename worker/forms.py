@@ -7,7 +7,7 @@ import base64
 import binascii
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 #: Characters in a reference, a key or any other text.
@@ -22,12 +22,12 @@ class MessageInvalid(ValueError):
     """The message does not have the documented form."""
 
 
-def fields_of(wire: Any, what: str, known: set[str]) -> Mapping[str, Any]:
+def fields_of(wire: Any, what: str, known: Set[str]) -> Mapping[str, Any]:
     """Give the object's fields. Raises `MessageInvalid` if it is no object, or has a field that is not known."""
     if not isinstance(wire, Mapping):
         raise MessageInvalid(f"{what.capitalize()} must be an object, not {type(wire).__name__}.")
-    unknown = sorted(str(name) for name in wire if name not in known)
-    if unknown:
+    if not wire.keys() <= known:
+        unknown = sorted(str(name) for name in wire if name not in known)
         raise MessageInvalid(f"Unknown field in {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
     return wire
 

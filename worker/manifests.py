@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -55,23 +55,26 @@ def check(source: Source) -> int:
 
     Keys are compared in a temporary database on disk, so a million of them take no memory.
     """
-    num_items = 0
-    seen = sqlite3.connect("")
-    try:
+    num_items, last = 0, Item()
+
+    def keys() -> Iterator[tuple[str]]:
+        nonlocal num_items, last
+        for num_items, last in enumerate(source(), start=1):
+            if len(last.reference) > MAX_TEXT:
+                raise ManifestInvalid(f"Item {num_items}: its reference has more than {MAX_TEXT} characters.")
+            if last.key is not None:
+                yield (last.key,)
+
+    with closing(sqlite3.connect("")) as seen:
         seen.execute("PRAGMA journal_mode=OFF")
         seen.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        for item in source():
-            num_items += 1
-            if len(item.reference) > MAX_TEXT:
-                raise ManifestInvalid(f"Item {num_items}: its reference has more than {MAX_TEXT} characters.")
-            if item.key is not None:
-                seen.execute("INSERT INTO keys VALUES (?)", (item.key,))
-    except sqlite3.IntegrityError:
-        raise ManifestInvalid(
-            f"Item {num_items}: the key {item.key!r} was given before; keys must be unique."
-        ) from None
-    finally:
-        seen.close()
+        try:
+            # In one statement, which takes the keys one by one: the last item is the one it stops at.
+            seen.executemany("INSERT INTO keys VALUES (?)", keys())
+        except sqlite3.IntegrityError:
+            raise ManifestInvalid(
+                f"Item {num_items}: the key {last.key!r} was given before; keys must be unique."
+            ) from None
     if not num_items:
         raise ManifestInvalid("There is nothing to classify: no items were given.")
     if num_items > MAX_JOB_ITEMS:
@@ -171,7 +174,7 @@ def _item(wire: Any, base: Path, line_number: int) -> Item:
         item = Item.parse(wire)
     except MessageInvalid as wrong:
         raise ManifestInvalid(f"Line {line_number}: {wrong}") from None
-    if item.inline is not None:
+    if item.inline is not None or "://" in item.reference:
         return item
     return Item(reference=as_reference(item.reference, base), key=item.key)
 

@@ -66,6 +66,8 @@ MAX_TOP_K = 100
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 VERSION_NAME = re.compile(rf"latest|{MODEL_NAME.pattern}:[1-9][0-9]{{0,8}}")
 
+_ITEM_FIELDS = frozenset({"reference", "key", "bytes"})
+
 #: Named here too, for all who read messages.
 MessageInvalid = forms.MessageInvalid
 
@@ -143,12 +145,13 @@ class Item:
         """Read the wire form: a reference, or an object with `reference` or `bytes`, and perhaps `key`."""
         if isinstance(wire, str):
             wire = {"reference": wire}
-        fields = forms.fields_of(wire, "an item", {"reference", "key", "bytes"})
+        fields = forms.fields_of(wire, "an item", _ITEM_FIELDS)
         if ("reference" in fields) == ("bytes" in fields):
             raise MessageInvalid("An item needs either `reference` or `bytes`.")
-        inline = forms.decoded(fields["bytes"]) if "bytes" in fields else None
-        reference = forms.text(fields, "reference") if inline is None else ""
-        return cls(reference=reference, key=forms.text_or_none(fields, "key"), inline=inline)
+        key = forms.text_or_none(fields, "key")
+        if "bytes" in fields:
+            return cls(key=key, inline=forms.decoded(fields["bytes"]))
+        return cls(reference=forms.text(fields, "reference"), key=key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db import errors, workers
 from db import session as database
-from db.models import Worker
+from db.models import Part, Worker
 from db.session import reading, transaction
 from tests.db.test_workers import ADA
 
@@ -75,6 +75,15 @@ def test_a_connection_lost_on_the_way_is_a_ledger_away(postgres, postgres_templa
         workers.beat(session, ADA)
         postgres.execute("DROP DATABASE severed WITH (FORCE)")
         workers.beat(session, ADA)
+
+
+def test_a_connection_lost_before_many_rows_is_a_ledger_away(postgres, postgres_template):
+    postgres.copy(postgres_template, "severed_rows")
+    sessions = database.connect(postgres.url("severed_rows"))
+    with pytest.raises(errors.LedgerUnreachable), transaction(sessions) as session:  # noqa: PT012
+        workers.beat(session, ADA)
+        postgres.execute("DROP DATABASE severed_rows WITH (FORCE)")
+        database.insert_rows(session, Part, ("first_position",), [(0,)])
 
 
 def test_a_wrong_statement_is_not_a_ledger_away(sessions):
