@@ -47,6 +47,12 @@ def take(session: Session, job_id: uuid.UUID, *, limit: int) -> list[Bell]:
     return taken
 
 
+def next_waiting(session: Session, model: str) -> list[Bell]:
+    """Give the model's due shard that is to be claimed next, if any waits; none is noted as rung for."""
+    ordered = _waiting().where(Shard.model == model).order_by(None).order_by(Shard.priority.desc(), Shard.id)
+    return _read(session, ordered.limit(1))
+
+
 def mark_rung(session: Session, shard_ids: Iterable[int]) -> None:
     """Note that messages for these shards were sent just now."""
     waiting = select(Shard.id).where(Shard.id.in_(list(shard_ids)), is_waiting())
