@@ -3,7 +3,7 @@
 Knows nothing of Celery. Importing it imports torch, so only a child of the pool does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -14,13 +14,14 @@ from db import registry, workers
 from pipeline import devices, errors, images, references
 from pipeline.serving.classifier import Classifier
 from worker import heartbeat, serving
+from worker.messages import Notice
 from worker.settings import Settings
 from worker.swap import Swap
 from worker.warm import Warm
 
 
 def open_serving(
-    settings: Settings, sessions: sessionmaker[Session]
+    settings: Settings, sessions: sessionmaker[Session], tell: Callable[[Iterator[Notice]], None] = lambda _: None
 ) -> tuple[Callable[[int], serving.Tally], Callable[[], None]]:
     """Load and warm up what serves and start the heartbeat. Gives `sit` and `close`: from now the child takes work.
 
@@ -30,7 +31,7 @@ def open_serving(
     device = devices.choose_device(settings.device)
     device_id = devices.device_id(device)
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
-    station = _station(settings, sessions, warm)
+    station = _station(settings, sessions, warm, tell)
     swap = Swap(warm, sessions, settings.models)
 
     def describe() -> workers.Worker:
@@ -55,7 +56,9 @@ def open_serving(
     return partial(serving.sit, station), close
 
 
-def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm) -> serving.Station:
+def _station(
+    settings: Settings, sessions: sessionmaker[Session], warm: Warm, tell: Callable[[Iterator[Notice]], None]
+) -> serving.Station:
     return serving.Station(
         owner=heartbeat.worker_name("classify"),
         sessions=sessions,
@@ -68,6 +71,7 @@ def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm) ->
         sitting_s=settings.sitting_s,
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
+        tell=tell,
     )
 
 
