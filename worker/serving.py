@@ -113,8 +113,8 @@ Written = TypeVar("Written")
 def sit(station: Station, shard_id: int) -> Tally:
     """Classify the shard, and go on with others that wait for the same version until none does or time is up.
 
-    A shard that somebody else has, or that is done, is nothing to do. What is unfinished when time is up, or when an
-    error ends the sitting, is given back, and keeps the outcomes it has.
+    Where somebody else has the shard, or it is done, the next of its kind is taken, if one waits. What is unfinished
+    when time is up, or when an error ends the sitting, is given back, and keeps the outcomes it has.
     """
     started_s = time.monotonic()
     tally = Tally()
@@ -130,7 +130,7 @@ def sit(station: Station, shard_id: int) -> Tally:
         finally:
             sitting.give_back(forgive=in_order)
         if tally.is_cut_short and not tally.left:
-            tally.left += _next_bell(station, claims[0])
+            tally.left += _next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
     return tally
 
@@ -321,7 +321,7 @@ def _bell(sheet: _Sheet) -> bells.Bell:
 def _claim(station: Station, shard_id: int, give_up_s: float) -> tuple[list[leases.Claim], registry.Version | None]:
     """Claim the shard and find its version; with a small shard, claim others that wait, in the same transaction."""
     with session.transaction(station.sessions) as transaction:
-        first = leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
+        first = _claim_one(station, transaction, shard_id)
         if first is None:
             return [], None
         version = _version(station, transaction, first)
@@ -330,10 +330,19 @@ def _claim(station: Station, shard_id: int, give_up_s: float) -> tuple[list[leas
         return [first, *([] if is_lone else _claim_more(station, transaction, first, version))], version
 
 
-def _next_bell(station: Station, claim: leases.Claim) -> list[bells.Bell]:
-    """Give a bell for what waits next: one bell calls for many small shards, and this sitting left some."""
+def _claim_one(station: Station, transaction: Session, shard_id: int) -> leases.Claim | None:
+    """Claim the shard, or the next that its bell stands for, where somebody has it or it is done."""
+    first = leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
+    if first is None and (waits := bells.next_like(transaction, shard_id)):
+        return leases.claim(transaction, waits.shard_id, owner=station.owner, lease_s=station.lease_s)
+    return first
+
+
+def _next_bell(station: Station, shard_id: int) -> list[bells.Bell]:
+    """Give a bell for what waits next: the one that was heard stood for more than this sitting has done."""
     with session.reading(station.sessions) as reading:
-        return bells.next_waiting(reading, claim.model)
+        waits = bells.next_like(reading, shard_id)
+        return [waits] if waits else []
 
 
 def _claim_more(

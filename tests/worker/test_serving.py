@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import registry, session
+from db import jobs, registry, session
 from db.outcomes import ItemFailure
 from pipeline import checkpoints
 from pipeline.images import Limits
@@ -102,6 +102,27 @@ def test_how_a_job_ended_is_told_after_the_commit_with_its_results(
         assert notice.status == intake.job_status(reading, small)
         assert notice.results == [intake.as_result(row) for row in builders.outcomes(sessions, small)]
         assert by_job[large][0].status == intake.job_status(reading, large)
+
+
+def test_a_bell_whose_shard_is_gone_calls_for_the_next_of_its_kind(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    desk, references = builders.desk(sessions, photos), builders.write_images(photos, 1)
+    gone, waiting = (builders.submit(desk, references) for _ in range(2))
+    follows = builders.submit(desk, references, version="latest")
+    with session.transaction(sessions) as transaction:
+        jobs.cancel(transaction, gone)
+    assert builders.sit(builders.station(sessions, photos, pool), gone).num_shards == 2
+    assert [builders.state_of(sessions, one) for one in (waiting, follows)] == ["succeeded"] * 2
+
+
+def test_a_sitting_cut_short_leaves_a_bell_for_what_its_own_stood_for(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    desk, references = builders.desk(sessions, photos), builders.write_images(photos, 1)
+    first, second = (builders.submit(desk, references) for _ in range(2))
+    [bell] = builders.sit(builders.station(sessions, photos, pool, sitting_s=0.0), first).left
+    assert bell.job_id == second
 
 
 def test_another_versions_shards_are_never_in_the_sitting(
