@@ -47,11 +47,28 @@ def take(session: Session, job_id: uuid.UUID, *, limit: int) -> list[Bell]:
     return taken
 
 
+def next_like(session: Session, shard_id: int) -> Bell | None:
+    """Give the oldest shard that waits, never tried, of the same model, version and priority; not noted as rung for.
+
+    One bell calls for many small shards of a kind: this is the next that it stands for.
+    """
+    known = session.execute(select(Shard.model, Shard.version_id, Shard.priority).where(Shard.id == shard_id)).first()
+    if known is None:
+        return None
+    model, version_id, priority = known
+    alike = _waiting().where(Shard.model == model, _is_version(version_id), Shard.priority == priority)
+    return next(iter(_read(session, alike.where(Shard.attempts == 0).limit(1))), None)
+
+
 def mark_rung(session: Session, shard_ids: Iterable[int]) -> None:
     """Note that messages for these shards were sent just now."""
     waiting = select(Shard.id).where(Shard.id.in_(list(shard_ids)), is_waiting())
     locked = session.scalars(waiting.order_by(Shard.id).with_for_update()).all()
     session.execute(update(Shard).where(Shard.id.in_(locked)).values(rung_at_s=now_s()))
+
+
+def _is_version(version_id: int | None) -> ColumnElement[bool]:
+    return Shard.version_id.is_(None) if version_id is None else Shard.version_id == version_id
 
 
 def _waiting() -> Select[Shard]:

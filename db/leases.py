@@ -7,7 +7,7 @@ Every transaction here locks shards before jobs, and jobs in the order of their 
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import get_args
@@ -21,6 +21,9 @@ from db.models import Job, JobState, Priority, Shard, ShardState, copied
 from db.outcomes import Outcome
 from db.session import now_s
 from db.shards import UNCLAIMED, Item, is_claimed, is_due, is_waiting, items_of, job_works
+
+#: states in which finishing a job's last shard may leave it
+ENDED_BY_WORK: tuple[JobState, ...] = ("succeeded", "partial", "failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,31 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A job whose last shard was finished."""
+
+    id: uuid.UUID
+    model: str
+    #: None followed the serving pointer
+    version_id: int | None
+    state: JobState
+    num_items: int
+    num_succeeded: int
+    num_failed: int
+    #: epoch seconds, as are all times here
+    created_at_s: float
+    started_at_s: float | None
+    finished_at_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """What became of the claims that were finished together."""
 
     #: by job id, after this
     states: dict[uuid.UUID, JobState]
+    #: jobs that this ended
+    ended: tuple[Ended, ...]
     #: ids of shards that were no longer held: nothing of theirs was written
     lost: frozenset[int]
 
@@ -132,8 +155,13 @@ def finish_all(session: Session, work: Sequence[tuple[Claim, Sequence[Outcome]]]
     if kept:
         written = [(claim.job_id, claim.shard_id, recorded) for claim, recorded in kept]
         outcomes.insert_all(session, written, at_s=max(ended_at_s.values()))
-    states = count(session, [(claim.job_id, _tally(recorded)) for claim, recorded in kept])
-    return Finished(states=states, lost=frozenset(claim.shard_id for claim, _ in work) - ended_at_s.keys())
+    counted = count(session, [(claim.job_id, _tally(recorded)) for claim, recorded in kept])
+    return Finished(
+        states={job.id: job.state for job in counted},
+        # This transaction has counted these down to no open shard, so none but it can have ended them.
+        ended=tuple(copied(Ended, job) for job in counted if job.state in ENDED_BY_WORK and not job.num_open_shards),
+        lost=frozenset(claim.shard_id for claim, _ in work) - ended_at_s.keys(),
+    )
 
 
 def finish_part(session: Session, claim: Claim, recorded: Sequence[Outcome]) -> bool:
@@ -172,22 +200,33 @@ def close(session: Session, shard_ids: Iterable[int], *, state: ShardState) -> N
     session.execute(closed.values(state=state, items=None, lease_until_s=None, finished_at_s=now_s()))
 
 
-def count(session: Session, tallies: Iterable[tuple[uuid.UUID, Tally]]) -> dict[uuid.UUID, JobState]:
-    """Move the counters of jobs; a running job whose last open shard closed ends. Gives their states."""
+def count(session: Session, tallies: Iterable[tuple[uuid.UUID, Tally]]) -> list[Job]:
+    """Move the counters of jobs; a running job whose last open shard closed ends. Gives their rows after it."""
     totals: dict[uuid.UUID, Tally] = {}
     for job_id, tally in tallies:
         totals[job_id] = totals.get(job_id, Tally()) + tally
-    return {job_id: _count(session, job_id, totals[job_id]) for job_id in sorted(totals)}
+    _lock_jobs(session, totals)
+    alike: dict[Tally, list[uuid.UUID]] = {}
+    for job_id, tally in totals.items():
+        alike.setdefault(tally, []).append(job_id)
+    return [job for tally, job_ids in alike.items() for job in _count(session, job_ids, tally)]
 
 
-def _count(session: Session, job_id: uuid.UUID, tally: Tally) -> JobState:
-    moved = {"job": job_id, "closed": tally.num_closed, "succeeded": tally.num_succeeded, "failed": tally.num_failed}
-    return session.connection().execute(_counting(), moved).scalar_one()
+def _lock_jobs(session: Session, job_ids: Collection[uuid.UUID]) -> None:
+    """Lock several jobs in the order of their ids; an UPDATE of them takes any order, and one takes itself."""
+    if len(job_ids) > 1 and session.get_bind().dialect.name != "sqlite":
+        ordered = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id)
+        session.execute(ordered.with_for_update(key_share=True)).all()
+
+
+def _count(session: Session, job_ids: Sequence[uuid.UUID], tally: Tally) -> Sequence[Job]:
+    moved = {"jobs": job_ids, "closed": tally.num_closed, "succeeded": tally.num_succeeded, "failed": tally.num_failed}
+    return session.scalars(_counting(), moved).all()
 
 
 @cache
-def _counting() -> ReturningUpdate[JobState]:
-    """Give the statement that moves a job's counters; built once, for building it takes ten times its run."""
+def _counting() -> ReturningUpdate[Job]:
+    """Give the statement that moves jobs' counters; built once, for building it takes ten times its run."""
     closed, succeeded, failed = (bindparam(name, type_=Integer) for name in ("closed", "succeeded", "failed"))
     ends = and_(Job.state == "running", Job.num_open_shards == closed)
     verdict = case(
@@ -197,7 +236,7 @@ def _counting() -> ReturningUpdate[JobState]:
     )
     counted = (
         update(Job)
-        .where(Job.id == bindparam("job"))
+        .where(Job.id.in_(bindparam("jobs", expanding=True)))
         .values(
             num_succeeded=Job.num_succeeded + succeeded,
             num_failed=Job.num_failed + failed,
@@ -206,7 +245,7 @@ def _counting() -> ReturningUpdate[JobState]:
             finished_at_s=case((ends, now_s()), else_=Job.finished_at_s),
         )
     )
-    return counted.returning(Job.state)
+    return counted.returning(Job)
 
 
 def _end(session: Session, held: Sequence[tuple[int, int]]) -> dict[int, float]:
@@ -256,10 +295,11 @@ def _take(
 
 def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, int]:
     jobs = session.execute(select(Job.id, Job.state, Job.top_k).where(Job.id.in_(job_ids)).order_by(Job.id)).all()
-    for job_id, state, _ in jobs:
-        if state == "accepted":
-            started = update(Job).where(Job.id == job_id, Job.state == "accepted")
-            session.execute(started.values(state="running", started_at_s=now_s()))
+    accepted = [job_id for job_id, state, _ in jobs if state == "accepted"]
+    if accepted:
+        _lock_jobs(session, accepted)
+        started = update(Job).where(Job.id.in_(accepted), Job.state == "accepted")
+        session.execute(started.values(state="running", started_at_s=now_s()))
     return {job_id: top_k for job_id, _, top_k in jobs}
 
 

@@ -62,7 +62,7 @@ def receive(
 
     `digest` stands for the part's content. Raises PartInvalid, IdempotencyConflict and JobFinished.
     """
-    _check_part(job, items, first_position)
+    check_part(job, items, first_position)
     found = _create_or_lock(session, job)
     if _is_repeat(session, found.id, first_position, len(items), digest):
         return copied(Receipt, found, job_id=found.id, newly_accepted=False)
@@ -87,7 +87,8 @@ def _uses(job_id: uuid.UUID, idempotency_key: str | None) -> ColumnElement[bool]
     return (Job.id == job_id) | (Job.idempotency_key == idempotency_key)
 
 
-def _check_part(job: NewJob, items: Sequence[Item], first_position: int) -> None:
+def check_part(job: NewJob, items: Sequence[Item], first_position: int) -> None:
+    """Raise PartInvalid for items that do not fit into the job, or cannot be stored."""
     end = first_position + len(items)
     if not items or first_position < 0 or end > job.num_items:
         raise errors.PartInvalid(f"Items {first_position} to {end - 1} are not within a job of {job.num_items}.")

@@ -4,18 +4,30 @@ Takes items. Gives waiting shards, and the conditions under which one may be wor
 Knows nothing of who claims them.
 """
 
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy import ColumnElement, exists, insert, literal_column, or_, select
 from sqlalchemy.orm import Session
 
-from db.models import WORKING, Job, Shard
+from db.models import WORKING, Job, Priority, Shard
 from db.session import now_s
 
 #: what makes a shard wait for a bell and a worker again
 UNCLAIMED: Final = {"state": "waiting", "lease_owner": None, "lease_until_s": None, "rung_at_s": None}
+
+
+class _Header(Protocol):
+    """What a shard takes from its job: of the job's row, of its header, or of a shard that is split."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def version_id(self) -> int | None: ...
+    @property
+    def priority(self) -> Priority: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +48,8 @@ def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard
     """
     chunks = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
     if chunks:
-        session.execute(insert(Shard), [_row(job, chunk) for chunk in chunks])
+        job_id = job.id if isinstance(job, Job) else job.job_id
+        session.execute(insert(Shard), [row(job, job_id, chunk) for chunk in chunks])
     return len(chunks)
 
 
@@ -72,9 +85,10 @@ def job_works() -> ColumnElement[bool]:
     return exists().where(Job.id == Shard.job_id, Job.state.in_(WORKING))
 
 
-def _row(job: Job | Shard, chunk: Sequence[Item]) -> dict[str, object]:
+def row(job: "_Header", job_id: uuid.UUID, chunk: Sequence[Item]) -> dict[str, object]:
+    """Give a waiting shard as a row to insert."""
     return {
-        "job_id": job.id if isinstance(job, Job) else job.job_id,
+        "job_id": job_id,
         "model": job.model,
         "version_id": job.version_id,
         "priority": job.priority,

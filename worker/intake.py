@@ -4,14 +4,15 @@ Knows nothing of Celery: bells go out through the `ring` it is handed, after the
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import ParamSpec, TypeGuard, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, errors, jobs, ledger, outcomes, registry, session, shards, workers
+from db import bells, deliveries, errors, jobs, ledger, outcomes, registry, session, shards, workers
 from worker import inline, messages
 from worker.messages import Refusal, Reply
 
@@ -64,11 +65,93 @@ def refusal_of(wrong: Exception) -> Refusal:
     return Refusal(kind=kind.lstrip("_"), message=str(wrong))
 
 
-@refusing
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of a submission."""
+
+    reply: Reply
+    #: It is a small job that was accepted just now: its end is still to come.
+    is_new: bool = False
+
+
 def submit(desk: Desk, wire: object) -> Reply:
     """Record a job or a part of one, ring for it once it is whole, and acknowledge."""
+    return submit_all(desk, [wire])[0].reply
+
+
+def submit_all(desk: Desk, wires: Sequence[object]) -> list[Submitted]:
+    """Record jobs or parts of jobs and acknowledge each; small jobs that are new share one transaction."""
+    read = [_read(desk, wire) for wire in wires]
+    small = [one for one in read if isinstance(one, messages.Submission) and _is_small(one, desk.shard_size)]
+    accepted = _accept(desk, small)
+    return [accepted.get(id(one)) or Submitted(reply=_recorded(desk, one)) for one in read]
+
+
+def _recorded(desk: Desk, read: messages.Submission | Refusal) -> Reply:
+    return read if isinstance(read, Refusal) else _record(desk, read)
+
+
+@refusing
+def _read(desk: Desk, wire: object) -> messages.Submission:
     submission = messages.Submission.parse(wire)
-    submission = replace(submission, items=_keep_inline(desk, submission))
+    return replace(submission, items=_keep_inline(desk, submission))
+
+
+def _is_small(submission: messages.Submission, shard_size: int) -> bool:
+    return len(submission.items) == submission.num_items <= shard_size
+
+
+def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submitted]:
+    """Record small jobs together and ring for them; gives, by `id`, the receipts of those that are new and right.
+
+    What is left out is recorded on its own, and told there what is wrong with it.
+    """
+    if not small:
+        return {}
+    by_job = {uuid.UUID(submission.job_id): submission for submission in small}
+    try:
+        with session.transaction(desk.sessions) as transaction:
+            waiting = deliveries.receive(transaction, list(_deliveries(transaction, by_job.values())))
+    except (errors.LedgerError, SQLAlchemyError):
+        return {}
+    for waits in _full_bells(waiting, desk.shard_size):
+        desk.ring(waits)
+    return {id(by_job[waits.job_id]): _accepted(by_job[waits.job_id]) for waits in waiting}
+
+
+def _deliveries(transaction: Session, small: Iterable[messages.Submission]) -> Iterator[deliveries.Delivery]:
+    versions: dict[tuple[str, str | None], int | None] = {}
+    for submission in small:
+        asked = (submission.model, submission.version)
+        try:
+            if asked not in versions:
+                versions[asked] = _pin_new(transaction, submission)
+            job, items = _header(transaction, submission, versions[asked]), _items(submission)
+            ledger.check_part(job, items, 0)
+        except errors.LedgerError:
+            continue
+        yield deliveries.Delivery(job=job, items=items, digest=submission.digest())
+
+
+def _full_bells(waiting: Sequence[bells.Bell], shard_size: int) -> Iterator[bells.Bell]:
+    """Choose one bell for as many small shards of a kind as make a full one: whoever hears it takes them all."""
+    room: dict[tuple[str, int | None, str], int] = {}
+    for waits in waiting:
+        kind = (waits.model, waits.version_id, waits.priority)
+        room[kind] = room.get(kind, 0) - waits.num_items
+        if room[kind] < 0:
+            room[kind] = shard_size - waits.num_items
+            yield waits
+
+
+def _accepted(submission: messages.Submission) -> Submitted:
+    num = submission.num_items
+    receipt = messages.Receipt(job_id=submission.job_id, state="accepted", num_received=num, num_items=num)
+    return Submitted(reply=receipt, is_new=True)
+
+
+@refusing
+def _record(desk: Desk, submission: messages.Submission) -> Reply:
     with session.transaction(desk.sessions) as transaction:
         receipt = _receive(transaction, submission, desk.shard_size)
         waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
@@ -138,20 +221,32 @@ def as_result(row: outcomes.Recorded) -> messages.Result:
         score=row.score,
         top_k=[[label, score] for label, score in row.top_k],
         version=row.version,
-        error=None if failure is None else _item_error(failure),
+        error=None if failure is None else item_error(failure),
     )
 
 
-def _item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
+def item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
+    """Give what went wrong with an item in the words of the wire."""
     return messages.ItemError(stage=failure.stage, kind=failure.kind, message=failure.message)
 
 
 def _receive(transaction: Session, submission: messages.Submission, shard_size: int) -> ledger.Receipt:
+    return ledger.receive(
+        transaction,
+        _header(transaction, submission, _pin(transaction, submission)),
+        _items(submission),
+        first_position=submission.first_position,
+        digest=submission.digest(),
+        shard_size=shard_size,
+    )
+
+
+def _header(transaction: Session, submission: messages.Submission, version_id: int | None) -> ledger.NewJob:
     deadline_s = submission.deadline_s
-    job = ledger.NewJob(
+    return ledger.NewJob(
         id=uuid.UUID(submission.job_id),
         model=submission.model,
-        version_id=_pin(transaction, submission),
+        version_id=version_id,
         priority=submission.priority,
         idempotency_key=submission.idempotency_key,
         top_k=submission.top_k,
@@ -159,28 +254,30 @@ def _receive(transaction: Session, submission: messages.Submission, shard_size: 
         deadline_s=None if deadline_s is None else session.clock(transaction) + deadline_s,
         caller=submission.caller,
     )
-    items = [
+
+
+def _items(submission: messages.Submission) -> list[shards.Item]:
+    return [
         shards.Item(position=position, key=item.key, reference=item.reference)
         for position, item in enumerate(submission.items, start=submission.first_position)
     ]
-    return ledger.receive(
-        transaction,
-        job,
-        items,
-        first_position=submission.first_position,
-        digest=submission.digest(),
-        shard_size=shard_size,
-    )
 
 
 def _pin(transaction: Session, submission: messages.Submission) -> int | None:
     """Choose the job's version: the first part decides, the others and any repetition follow."""
+    if submission.version is None:
+        known = ledger.known(transaction, uuid.UUID(submission.job_id), submission.idempotency_key)
+        if known:
+            return known.version_id
+    return _pin_new(transaction, submission)
+
+
+def _pin_new(transaction: Session, submission: messages.Submission) -> int | None:
     if submission.version == "latest":
         registry.version(transaction, submission.model)
         return None
     if submission.version is None:
-        known = ledger.known(transaction, uuid.UUID(submission.job_id), submission.idempotency_key)
-        return known.version_id if known else registry.version(transaction, submission.model).id
+        return registry.version(transaction, submission.model).id
     version = registry.version(transaction, submission.version)
     if version.model != submission.model:
         raise errors.UnknownVersion(f"{submission.version} is not a version of model {submission.model!r}.")

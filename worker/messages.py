@@ -40,6 +40,7 @@ UPKEEP_QUEUE = "upkeep"
 LEARN_QUEUE = "learn"
 
 Priority = Literal["interactive", "bulk"]
+INTERACTIVE: Priority = "interactive"
 BULK: Priority = "bulk"
 #: In the order they are served.
 PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
@@ -60,6 +61,8 @@ MAX_PART_BYTES = 256 * 1024
 MAX_JOB_ITEMS = 10_000_000
 #: Characters in a reference or a key.
 MAX_TEXT = forms.MAX_TEXT
+#: Outcomes told in a notice at most, and their bytes; those of a larger job are asked for in pages.
+MAX_TOLD_ITEMS, MAX_TOLD_BYTES = 100, 64 * 1024
 #: Predictions returned per item at most.
 MAX_TOP_K = 100
 
@@ -75,6 +78,11 @@ MessageInvalid = forms.MessageInvalid
 def classify_queue(model: str, priority: str) -> str:
     """Name the queue that rings for `model` at `priority`."""
     return f"classify.{model}.{priority}"
+
+
+def listening_key(job_id: str) -> str:
+    """Name the Redis stream of those who listen for a job; it exists while somebody does."""
+    return f"{KEY_PREFIX}listening:{job_id}"
 
 
 def check_broker_url(url: str) -> str:
@@ -298,6 +306,33 @@ class Refusal:
 
 
 Reply = Receipt | JobStatus | Refusal | list[Result]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What those who listen for a job are told of it: how it ended, or that a submission of it was nothing new."""
+
+    job_id: str
+    #: The status it ended with.
+    status: JobStatus | None = None
+    #: All its outcomes, if they are few.
+    results: list[Result] | None = None
+    #: What the ledger has already, where a submission was repeated.
+    receipt: Receipt | None = None
+    refused: Refusal | None = None
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "Notice":
+        """Read the wire form."""
+        wire = json.loads(text)
+        status, results, receipt, refused = (wire[name] for name in ("status", "results", "receipt", "refused"))
+        return cls(
+            job_id=wire["job_id"],
+            status=status and JobStatus(**status),
+            results=results and [parse_result(result) for result in results],
+            receipt=receipt and Receipt(**receipt),
+            refused=refused and Refusal(**refused),
+        )
 
 
 def reply_as_json(reply: "DataclassInstance | list[Result]") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors as db_errors
 from db import migrate, session
 from pipeline import errors as pipeline_errors
-from worker import bell, heartbeat, intake, learner, learning_desk
+from worker import bell, heartbeat, intake, learner, learning_desk, notices
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,13 +98,13 @@ class Serving:
     close: Callable[[], None]
 
 
-def open_serving(settings: Settings) -> Serving:
+def open_serving(app: Celery, settings: Settings) -> Serving:
     """Build what a classify child owns, with every serving version loaded and warm.
 
     The station is imported by name, here, because the pool's parent imports the tasks and must not import torch.
     """
     station = importlib.import_module("worker.station")
-    return Serving(*station.open_serving(settings, open_ledger(settings)))
+    return Serving(*station.open_serving(settings, open_ledger(settings), notices.Crier(app).tell))
 
 
 def open_learner(settings: Settings, is_stopping: Callable[[], bool]) -> learner.Learner:

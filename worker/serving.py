@@ -15,13 +15,16 @@ import torch
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, leases, outcomes, registry, session
+from db import bells, leases, outcomes, registry, session, shards
 from db import errors as db_errors
+from db.outcomes import Outcome
 from db.shards import Item
 from pipeline import decoders, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
+from worker import endings
+from worker.messages import Notice
 from worker.warm import Warm
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,10 @@ class Station:
     sitting_s: float
     lease_s: float
     max_attempts: int
+    #: Tells those who wait for jobs how they ended, after the commit that ended them.
+    tell: Callable[[Iterator[Notice]], None] = lambda _: None
+    #: Versions by id, which never change.
+    versions: dict[int, registry.Version] = field(default_factory=dict)
     #: Shards under lease, with their fence tokens; the heartbeat extends them and removes those that were lost.
     held: dict[int, int] = field(default_factory=dict)
 
@@ -80,6 +87,8 @@ class Tally:
     total_s: float = 0.0
     #: Shards given back because time was up: whoever sat rings for them, so that they need not await a sweep.
     left: list[bells.Bell] = field(default_factory=list)
+    #: More of its kind may wait, for which no bell is on its way.
+    is_cut_short: bool = False
 
     def __str__(self) -> str:
         if not self.num_shards:
@@ -121,20 +130,24 @@ Written = TypeVar("Written")
 def sit(station: Station, shard_id: int) -> Tally:
     """Classify the shard, and go on with others that wait for the same version until none does or time is up.
 
-    A shard that somebody else has, or that is done, is nothing to do. What is unfinished when time is up, or when an
-    error ends the sitting, is given back, and keeps the outcomes it has.
+    Where somebody else has the shard, or it is done, the next of its kind is taken, if one waits. What is unfinished
+    when time is up, or when an error ends the sitting, is given back, and keeps the outcomes it has.
     """
     started_s = time.monotonic()
     tally = Tally()
-    claim = _claim(station, shard_id)
-    if claim is not None:
-        sitting = _Sitting(station, tally, give_up_s=started_s + station.sitting_s)
+    give_up_s = started_s + station.sitting_s
+    claims, version = _claim(station, shard_id, give_up_s)
+    if version is not None:
+        tally.claim_s = time.monotonic() - started_s
+        sitting = _Sitting(station, tally, version, give_up_s=give_up_s)
         in_order = False
         try:
-            sitting.serve(claim)
+            sitting.serve(claims)
             in_order = True
         finally:
             sitting.give_back(forgive=in_order)
+        if tally.is_cut_short and not tally.left:
+            tally.left += _next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
     return tally
 
@@ -155,24 +168,27 @@ def extend_leases(station: Station) -> None:
 class _Sitting:
     """One run through the flow; `sheets` holds what is claimed and not yet recorded."""
 
-    def __init__(self, station: Station, tally: Tally, *, give_up_s: float) -> None:
+    def __init__(self, station: Station, tally: Tally, version: registry.Version, *, give_up_s: float) -> None:
         self.station = station
         self.tally = tally
+        self.version = version
         self.give_up_s = give_up_s
         self.sheets: dict[int, _Sheet] = {}
 
-    def serve(self, claim: leases.Claim) -> None:
-        self._open(claim)
-        version = self._version(claim)
+    def serve(self, claims: Sequence[leases.Claim]) -> None:
+        for claim in claims:
+            self._open(claim)
+        version = self.version
         try:
             classifier = self.station.warm.get(version)
         except pipeline_errors.PipelineError as broken:
-            self._refuse(claim, version, broken)
+            for claim in claims:
+                self._refuse(claim, version, broken)
             return
         self.tally.version = version.name
         spent = batching.StageSeconds()
         batches = batching.batches(
-            self._items(claim, version),
+            self._items(claims, version),
             read=partial(references.fetch, roots=self.station.roots, max_bytes=self.station.limits.max_bytes),
             shape=partial(_pixels, classifier, self.station.decoder, self.station.limits),
             batch_size=self.station.batch_size,
@@ -215,15 +231,12 @@ class _Sitting:
         if still_ours and not sheet.is_whole:
             self.tally.left.append(_bell(sheet))
 
-    def _version(self, claim: leases.Claim) -> registry.Version:
-        with session.reading(self.station.sessions) as reading:
-            if claim.version_id is None:
-                return registry.version(reading, claim.model)
-            return registry.by_id(reading, claim.version_id)
+    def _items(self, claims: Sequence[leases.Claim], version: registry.Version) -> Iterator[tuple[_Tag, str] | None]:
+        """Give the items of the first claims, then of others; claimed only as far as the decoders reach ahead.
 
-    def _items(self, first: leases.Claim, version: registry.Version) -> Iterator[tuple[_Tag, str]]:
-        """Give the items of the first claim, then of others; claimed only as far as the decoders reach ahead."""
-        claims: Sequence[leases.Claim] = [first]
+        Where the last look found that no more waited, what is in hand is on its way before the next look.
+        """
+        first = claims[0]
         num_given = 0
         while claims:
             for claim in claims:
@@ -231,29 +244,23 @@ class _Sitting:
                 for item in claim.items:
                     # A batch at least, so that whoever sits gets on.
                     if num_given >= self.station.batch_size and time.monotonic() >= self.give_up_s:
+                        self.tally.is_cut_short = True
                         return
                     num_given += 1
                     # A shard whose lease the heartbeat found lost (a cancelled job, say) is not worth going on with.
                     if claim.shard_id in self.station.held:
                         yield (sheet, item), item.reference
+            if sum(len(claim.items) for claim in claims) < self.station.batch_size:
+                yield None
             # A shard that cost an attempt before is served alone: should it cost another, no neighbour pays for it.
             goes_on = first.attempts == 1 and time.monotonic() < self.give_up_s
             claims = self._more(first, version) if goes_on else []
+            self.tally.is_cut_short = not goes_on
 
     def _more(self, first: leases.Claim, version: registry.Version) -> list[leases.Claim]:
         started_s = time.monotonic()
         with session.transaction(self.station.sessions) as transaction:
-            serving = registry.serving(transaction, first.model)
-            claims = leases.claim_waiting(
-                transaction,
-                model=first.model,
-                version_id=version.id,
-                follows_latest=serving is not None and serving.version.id == version.id,
-                max_items=self.station.claim_items,
-                owner=self.station.owner,
-                lease_s=self.station.lease_s,
-                untried=True,
-            )
+            claims = _claim_more(self.station, transaction, first, version)
         # All at once, long before the last is begun: from now on each lease is to be extended, or given back.
         for claim in claims:
             self._open(claim)
@@ -286,8 +293,11 @@ class _Sitting:
 
     def _write(self, sheets: Sequence[_Sheet]) -> frozenset[int]:
         """Record each shard's outcomes together with its end. Gives those whose lease was lost: somebody else's now."""
+        recorded: list[tuple[leases.Claim, Sequence[Outcome]]] = [(sheet.claim, sheet.done) for sheet in sheets]
         with session.transaction(self.station.sessions) as transaction:
-            finished = leases.finish_all(transaction, [(sheet.claim, sheet.done) for sheet in sheets])
+            finished = leases.finish_all(transaction, recorded)
+        kept = [(claim, done) for claim, done in recorded if claim.shard_id not in finished.lost]
+        self.station.tell(endings.notices(finished.ended, kept, self.version.name))
         for shard_id in finished.lost:
             log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
         return finished.lost
@@ -327,9 +337,57 @@ def _bell(sheet: _Sheet) -> bells.Bell:
     )
 
 
-def _claim(station: Station, shard_id: int) -> leases.Claim | None:
+def _claim(station: Station, shard_id: int, give_up_s: float) -> tuple[list[leases.Claim], registry.Version | None]:
+    """Claim the shard and find its version; with a small shard, claim others that wait, in the same transaction."""
     with session.transaction(station.sessions) as transaction:
-        return leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
+        first = _claim_one(station, transaction, shard_id)
+        if first is None:
+            return [], None
+        version = _version(station, transaction, first)
+        # Alone if it cost an attempt before: should it cost another, no neighbour pays for it.
+        is_lone = first.attempts > 1 or len(first.items) >= station.batch_size or time.monotonic() >= give_up_s
+        return [first, *([] if is_lone else _claim_more(station, transaction, first, version))], version
+
+
+def _claim_one(station: Station, transaction: Session, shard_id: int) -> leases.Claim | None:
+    """Claim the shard, or the next that its bell stands for, where somebody has it or it is done."""
+    first = leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
+    if first is None and (waits := bells.next_like(transaction, shard_id)):
+        return leases.claim(transaction, waits.shard_id, owner=station.owner, lease_s=station.lease_s)
+    return first
+
+
+def _next_bell(station: Station, shard_id: int) -> list[bells.Bell]:
+    """Give a bell for what waits next: the one that was heard stood for more than this sitting has done."""
+    with session.reading(station.sessions) as reading:
+        waits = bells.next_like(reading, shard_id)
+        return [waits] if waits else []
+
+
+def _claim_more(
+    station: Station, transaction: Session, first: leases.Claim, version: registry.Version
+) -> list[leases.Claim]:
+    if not shards.is_any_waiting(transaction, [first.model]):
+        return []
+    serving = registry.serving(transaction, first.model)
+    return leases.claim_waiting(
+        transaction,
+        model=first.model,
+        version_id=version.id,
+        follows_latest=serving is not None and serving.version.id == version.id,
+        max_items=station.claim_items,
+        owner=station.owner,
+        lease_s=station.lease_s,
+        untried=True,
+    )
+
+
+def _version(station: Station, transaction: Session, claim: leases.Claim) -> registry.Version:
+    if claim.version_id is None:
+        return registry.version(transaction, claim.model)
+    if claim.version_id not in station.versions:
+        station.versions[claim.version_id] = registry.by_id(transaction, claim.version_id)
+    return station.versions[claim.version_id]
 
 
 def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Limits, data: bytes) -> torch.Tensor:

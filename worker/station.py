@@ -4,7 +4,7 @@ Knows nothing of Celery. Importing it imports torch, so only a child of the pool
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -16,6 +16,7 @@ from pipeline import decoders, devices, errors, images, references
 from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
 from worker import heartbeat, serving
+from worker.messages import Notice
 from worker.settings import NUM_CORES, Settings
 from worker.swap import Swap
 from worker.warm import Warm
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def open_serving(
-    settings: Settings, sessions: sessionmaker[Session]
+    settings: Settings, sessions: sessionmaker[Session], tell: Callable[[Iterator[Notice]], None] = lambda _: None
 ) -> tuple[Callable[[int], serving.Tally], Callable[[], None]]:
     """Load and warm up what serves and start the heartbeat. Gives `sit` and `close`: from now the child takes work.
 
@@ -39,7 +40,7 @@ def open_serving(
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
     swap = Swap(warm, sessions, settings.models)
     swap.load_serving()
-    station = _station(settings, sessions, warm, device)
+    station = _station(settings, sessions, warm, device, tell)
 
     def describe() -> workers.Worker:
         return heartbeat.row(
@@ -63,7 +64,13 @@ def open_serving(
     return partial(serving.sit, station), close
 
 
-def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm, device: torch.device) -> serving.Station:
+def _station(
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    warm: Warm,
+    device: torch.device,
+    tell: Callable[[Iterator[Notice]], None],
+) -> serving.Station:
     batch_size = devices.choose_batch_size(settings.batch_size, device)
     layout = _layout(settings, warm)
     decoder = decoders.choose(settings.decoder)
@@ -84,6 +91,7 @@ def _station(settings: Settings, sessions: sessionmaker[Session], warm: Warm, de
         sitting_s=settings.sitting_s,
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
+        tell=tell,
     )
 
 

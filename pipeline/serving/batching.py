@@ -74,7 +74,7 @@ class StageSeconds:
 
 
 def batches(
-    items: Iterable[tuple[T, str]],
+    items: Iterable[tuple[T, str] | None],
     read: Callable[[str], bytes],
     shape: Callable[[bytes], torch.Tensor],
     *,
@@ -86,18 +86,21 @@ def batches(
     """Yield batches of `batch_size` images, the last one short, reading `lookahead` images ahead.
 
     `read` gives a reference's bytes and `shape` their uint8 [3, H, W]; an ItemError or MemoryError of either
-    becomes a failure, which never counts towards the batch size. Any other error is a bug and ends the stream.
+    becomes a failure, which never counts towards the batch size. A None among the items flushes: what came
+    before it is yielded before anything more is pulled. Any other error is a bug and ends the stream.
     """
     ahead = _Ahead(iter(items), partial(_prepare, read=read, shape=shape, spent=spent), pool)
     forming = _Forming[T]()
     try:
-        while ahead.fill(max(1, lookahead), chunk=_chunk(spent, batch_size)):
+        while ahead.fill(max(1, lookahead), chunk=_chunk(spent, batch_size)) or ahead.is_flushed:
             for tag, prepared in ahead.take():
                 forming.add(tag, prepared)
                 if len(forming.tags) == batch_size:
                     yield forming.take()
                 elif len(forming.failures) == MOST_FAILURES:
                     yield forming.take_failures()
+            if ahead.is_flushed and forming.num_items:
+                yield forming.take()
         if forming.num_items:
             yield forming.take()
     finally:
@@ -115,7 +118,7 @@ class _Ahead(Generic[T]):
 
     def __init__(
         self,
-        source: Iterator[tuple[T, str]],
+        source: Iterator[tuple[T, str] | None],
         prepare: Callable[[Sequence[str]], list[torch.Tensor | Failure]],
         pool: Executor,
     ) -> None:
@@ -124,20 +127,37 @@ class _Ahead(Generic[T]):
         self._pool = pool
         self._pending: deque[tuple[tuple[T, ...], Future[list[torch.Tensor | Failure]]]] = deque()
         self._num_pending = 0
+        #: the source asked that nothing more be pulled until what is pending was taken
+        self.is_flushed = False
 
     def fill(self, most: int, *, chunk: int) -> bool:
         """Hand out chunks until `most` items are on their way or there are no more; False once all were taken."""
-        while self._num_pending < most and (items := list(islice(self._source, min(chunk, most - self._num_pending)))):
-            tags, references = zip(*items, strict=True)
-            self._pending.append((tags, self._pool.submit(self._prepare, references)))
-            self._num_pending += len(items)
+        self.is_flushed = False
+        while self._num_pending < most and not self.is_flushed:
+            items = self._pull(min(chunk, most - self._num_pending))
+            if items:
+                tags, references = zip(*items, strict=True)
+                self._pending.append((tags, self._pool.submit(self._prepare, references)))
+                self._num_pending += len(items)
+            elif not self.is_flushed:
+                break
         return bool(self._pending)
 
     def take(self) -> Iterator[tuple[T, torch.Tensor | Failure]]:
-        """Wait for the oldest chunk and give its items."""
-        tags, future = self._pending.popleft()
-        self._num_pending -= len(tags)
-        yield from zip(tags, future.result(), strict=True)
+        """Wait for the oldest chunk and give its items; for all of them, if the source asked for a flush."""
+        for _ in range(len(self._pending) if self.is_flushed else 1):
+            tags, future = self._pending.popleft()
+            self._num_pending -= len(tags)
+            yield from zip(tags, future.result(), strict=True)
+
+    def _pull(self, most: int) -> list[tuple[T, str]]:
+        items: list[tuple[T, str]] = []
+        for item in islice(self._source, most):
+            if item is None:
+                self.is_flushed = True
+                break
+            items.append(item)
+        return items
 
     def cancel(self) -> None:
         """Call off what no thread has begun."""

@@ -18,16 +18,27 @@ Result = TypeVar("Result")
 def in_order(work: Iterable[T], do: Callable[[T], Result], *, pool: Executor, ahead: int) -> Iterator[tuple[T, Result]]:
     """Yield each piece of work with what `do` made of it, in order, with at most `ahead` more begun.
 
-    What is done already is given before more is pulled. An error of `do` ends the stream, and calls off what waits.
+    What is done already is given before more is pulled. Where `work` raises, what was begun is given before the error;
+    an error of `do` ends the stream at once, and calls off what waits.
     """
     begun: deque[tuple[T, Future[Result]]] = deque()
+    pieces, broken = iter(work), None
     try:
-        for piece in work:
-            begun.append((piece, pool.submit(do, piece)))
-            while begun and (len(begun) > ahead or begun[0][1].done()):
-                yield _oldest(begun)
+        while broken is None:
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001 - raised again below, when what was begun has been given
+                broken = error
+            else:
+                begun.append((piece, pool.submit(do, piece)))
+                while begun and (len(begun) > ahead or begun[0][1].done()):
+                    yield _oldest(begun)
         while begun:
             yield _oldest(begun)
+        if broken is not None:
+            raise broken
     finally:
         for _, future in begun:
             future.cancel()

@@ -1,6 +1,8 @@
 import pytest
+from sqlalchemy import select
 
 from db import bells, jobs, leases, sweeps
+from db.models import Shard
 from db.session import transaction
 from tests.db import builders
 from tests.db.builders import OVER_S, fill
@@ -61,3 +63,17 @@ def test_bells_are_listed_up_to_the_limit_oldest_first(sessions):
     with transaction(sessions) as session:
         builders.submit(session, 12)
         assert [bell.shard_id for bell in bells.unrung(session, older_than_s=None, limit=2)] == owed(session)[:2]
+
+
+def test_the_next_like_a_shard_is_the_oldest_untried_of_its_kind(sessions):
+    with transaction(sessions) as session:
+        heard = builders.submit(session, 1)
+        for other in ({"priority": "interactive"}, {"model": "dogs"}):
+            builders.submit(session, 1, **other)
+        tried, first, _ = (builders.submit(session, 1) for _ in range(3))
+        rows = {job_id: shard_id for shard_id, job_id in session.execute(select(Shard.id, Shard.job_id))}
+        lost = leases.claim(session, rows[tried], owner="ada", lease_s=60.0)
+        leases.release(session, lost, delay_s=0.0, forgive=False)
+        leases.claim(session, rows[heard], owner="ada", lease_s=60.0)
+        assert bells.next_like(session, rows[heard]).job_id == first
+        assert bells.next_like(session, 10**6) is None

@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import ImageUnreadable, ItemUnfetchable
 from pipeline.serving.batching import Batch, StageSeconds, batches
 
-Item = tuple[int, str]
+Item = tuple[int, str] | None
 
 
 def read(reference: str) -> bytes:
@@ -80,6 +80,21 @@ def test_failures_name_the_stage_they_happened_in(pool: ThreadPoolExecutor) -> N
 
 def test_no_items_give_no_batches(pool: ThreadPoolExecutor) -> None:
     assert list(run([], pool)) == []
+    assert list(run([None, None], pool)) == []
+
+
+def test_a_flush_mark_yields_what_is_there_before_more_is_pulled(pool: ThreadPoolExecutor) -> None:
+    pulled: list[int] = []
+
+    def items() -> Iterator[Item]:
+        for number in (0, 1, None, 2, None, None, 3, 4, 5, None, 6):
+            if number is not None:
+                pulled.append(number)
+            yield None if number is None else (number, str(number))
+
+    stream = run(items(), pool, lookahead=100)
+    seen = [(batch.tags, len(pulled)) for batch in stream]
+    assert seen == [((0, 1), 2), ((2,), 3), ((3, 4, 5), 6), ((6,), 7)]
 
 
 def test_no_more_is_pulled_than_the_lookahead_allows(pool: ThreadPoolExecutor) -> None:

@@ -43,6 +43,18 @@ def test_no_more_is_begun_than_asked() -> None:
         assert len(pulled) <= 5
 
 
+def test_what_was_begun_is_given_before_an_error_of_the_source() -> None:
+    def work() -> Iterator[int]:
+        yield from range(3)
+        raise ZeroDivisionError
+
+    with ThreadPoolExecutor(1) as pool:
+        stream = in_order(work(), str, pool=pool, ahead=5)
+        assert [next(stream) for _ in range(3)] == [(0, "0"), (1, "1"), (2, "2")]
+        with pytest.raises(ZeroDivisionError):
+            next(stream)
+
+
 def test_an_error_ends_the_stream_and_calls_off_what_waits() -> None:
     done: list[int] = []
     seen = threading.Event()

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.mills import Mill
-from worker.client import Refused
-from worker.messages import Item
+from worker import client, messages
+from worker.client import Refused, Unfinished
+from worker.listening import Listening
+from worker.messages import Item, Notice
 
 
 def test_a_job_comes_back_whole_with_the_callers_keys(mill: Mill) -> None:
@@ -27,6 +30,64 @@ def test_a_job_comes_back_whole_with_the_callers_keys(mill: Mill) -> None:
     assert [(result.key, result.reference) for result in results] == [(f"k{n}", r) for n, r in enumerate(references)]
     assert all(result.label == result.top_k[0][0] and len(result.top_k) == 2 for result in results)
     assert all(0 < result.score <= 1 and result.version == "tiny:1" for result in results)
+
+
+def test_a_small_job_is_classified_in_one_call(mill: Mill) -> None:
+    there = mill.write_images(3, prefix="once")
+    missing = f"{mill.images.as_uri()}/never-written.png"
+    results = mill.client.classify([*there, missing], model="tiny", top_k=2, timeout_s=60)
+    assert [(result.position, result.reference) for result in results] == list(enumerate([*there, missing]))
+    assert all(len(result.top_k) == 2 and result.version == "tiny:1" for result in results[:3])
+    assert results[3].error.kind == "missing"
+    job = mill.client.submit([*there, missing], model="tiny", top_k=2)
+    assert mill.client.wait(job.job_id, timeout_s=60).state == "partial"
+    assert [one.label for one in mill.client.results(job.job_id)] == [one.label for one in results]
+
+
+def test_one_call_takes_bytes_a_repeated_key_and_a_job_of_many_parts(mill: Mill) -> None:
+    references = mill.write_images(3, prefix="calls")
+    [one] = mill.client.classify_bytes([Path(messages.local_path(references[0])).read_bytes()], model="tiny")
+    [twin] = mill.client.classify(references[:1], model="tiny", idempotency_key=f"call-{mill.settings.home.name}")
+    [again] = mill.client.classify(references[:1], model="tiny", idempotency_key=f"call-{mill.settings.home.name}")
+    assert again == twin
+    assert one.score == pytest.approx(twin.score, abs=1e-4)
+    many = mill.client.classify(references * 350, model="tiny", top_k=1, timeout_s=120)
+    assert [result.position for result in many] == list(range(1050))
+    assert len({result.label for result in many[::3]}) == 1
+
+
+def test_one_call_says_no_and_not_yet(mill: Mill) -> None:
+    references = mill.write_images(1, prefix="no")
+    with pytest.raises(Refused, match="No version of a model 'nobody' serves"):
+        mill.client.classify(references, model="nobody", timeout_s=60)
+    with pytest.raises(Unfinished, match="not all of its images have an outcome"):
+        mill.client.classify(references, model="tiny", timeout_s=0.0001)
+
+
+def test_a_lost_notice_costs_time_alone(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RESEND_S", 0.5)
+    lost: list[str] = []
+
+    class Deaf(Listening):
+        def hear(self, within_s: float) -> Notice | None:
+            # As if Redis had forgotten the stream before anything was told.
+            if not lost:
+                lost.append(self._key)
+                self.close()
+                return None
+            return super().hear(within_s)
+
+    monkeypatch.setattr(client, "Listening", Deaf)
+    [result] = mill.client.classify(mill.write_images(1, prefix="lost"), model="tiny", timeout_s=60)
+    assert lost
+    assert result.label is not None
+
+
+def test_many_callers_of_one_image_each_get_their_own_outcome(mill: Mill) -> None:
+    references = mill.write_images(40, prefix="crowd")
+    with ThreadPoolExecutor(20) as callers:
+        told = list(callers.map(lambda one: mill.client.classify([one], model="tiny", timeout_s=60), references))
+    assert [[result.reference for result in results] for results in told] == [[one] for one in references]
 
 
 def test_the_queue_gives_what_the_bare_network_gives(mill: Mill) -> None:

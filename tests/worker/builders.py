@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def station(sessions: sessionmaker[Session], folder: Path, pool: Executor, **how
         "roots": references.Roots.parse([str(folder)]),
         "limits": images.Limits(max_bytes=1_000_000, max_pixels=10_000),
         "decoder": decoders.choose("pillow"),
-        "lanes": pool,
+        "lanes": ThreadPoolExecutor(1),
         "num_lanes": 1,
         "batch_size": 8,
         "claim_items": 64,

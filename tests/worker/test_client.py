@@ -53,7 +53,7 @@ def test_the_wheel_is_the_client_alone_and_works(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as zipped:
         modules = {name for name in zipped.namelist() if ".dist-info/" not in name}
         zipped.extractall(tmp_path / "site")
-    client_alone = ("client", "forms", "learning_messages", "manifests", "messages")
+    client_alone = ("client", "forms", "learning_messages", "listening", "manifests", "messages")
     assert modules == {f"imagemill/{name}.py" for name in client_alone}
     seen = host("imagemill", tmp_path / "site")
     assert seen["app"] == "host"
@@ -62,6 +62,7 @@ def test_the_wheel_is_the_client_alone_and_works(tmp_path: Path) -> None:
 
 ASKED = {
     "submit": lambda one: one.submit(["s3://bucket/1.jpg"]),
+    "classify": lambda one: one.classify(["s3://bucket/1.jpg"]),
     "status": lambda one: one.status("11111111-2222-4333-8444-555555555555"),
     "ping": lambda one: one.ping(),
     "label": lambda one: one.label([("s3://bucket/1.jpg", "cat")]),
@@ -92,6 +93,19 @@ def test_an_intake_that_never_answers_gets_the_same_message_again(
     assert len({message["headers"]["id"] for message in sent}) == 1
     assert {message["headers"]["task"] for message in sent} == {messages.SUBMIT}
     assert "bucket" not in json.dumps([message["headers"] for message in sent]), "Flower shows headers"
+
+
+def test_one_call_without_an_intake_sends_the_same_submission_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RESEND_S", 0.1)
+    with Client(redis_url, timeout_s=0.35) as one, pytest.raises(NotAcknowledged, match="Is an intake worker running"):
+        one.classify(["s3://bucket/1.jpg"])
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        sent = [json.loads(raw) for raw in redis.lrange(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", 0, -1)]
+    assert len(sent) > 1
+    assert len({message["body"] for message in sent}) == 1, "one job, however often it is sent"
+    assert {message["headers"]["ignore_result"] for message in sent} == {True}
 
 
 @pytest.mark.parametrize(

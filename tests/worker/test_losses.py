@@ -76,7 +76,7 @@ def cut() -> None:
 
 def test_what_an_error_leaves_unfinished_is_given_back(sessions: Sessions, photos: Path, job: Callable) -> None:
     several = [job(builders.write_images(photos, 4, first=4 * n)) for n in range(6)]
-    # Two batches of two are recorded; the error comes amid shards that were claimed together.
+    # Two batches of two at least are recorded; the error comes amid shards that were claimed together.
     station = builders.station(sessions, photos, builders.Interrupted(cut, at=11), batch_size=2)
     with pytest.raises(PowerCut):
         builders.sit(station, several[0])
@@ -165,7 +165,7 @@ def test_a_ledger_that_goes_away_while_recording_is_tried_again(
     monkeypatch.setattr(serving, "RECORD_RETRIES_S", (0.0, 0.0))
     job_id = job(builders.write_images(photos, 2))
     station = builders.station(sessions, photos, pool)
-    interrupted = lose_connection_once(sessions, "INSERT INTO outcomes")
+    interrupted = lose_connection_once(sessions, "UPDATE jobs SET state=CASE")
     assert builders.sit(station, job_id).num_shards == 1
     assert interrupted == [1]
     assert len(builders.outcomes(sessions, job_id)) == 2
@@ -178,7 +178,7 @@ def test_a_ledger_that_stays_away_ends_the_sitting_which_records_on_leaving_if_i
     monkeypatch.setattr(serving, "RECORD_RETRIES_S", ())
     job_id = job(builders.write_images(photos, 2))
     station = builders.station(sessions, photos, pool)
-    lose_connection_once(sessions, "INSERT INTO outcomes")
+    lose_connection_once(sessions, "UPDATE jobs SET state=CASE")
     with pytest.raises((OperationalError, errors.LedgerUnreachable)):
         builders.sit(station, job_id)
     assert len(builders.outcomes(sessions, job_id)) == 2

@@ -1,20 +1,22 @@
 """A sitting, whole and in process: real images, a real tiny network, a real ledger."""
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import registry
+from db import jobs, registry, session
 from db.outcomes import ItemFailure
 from pipeline import checkpoints, decoders
 from pipeline.images import Limits
 from tests import builders as images
 from tests.worker import builders
-from worker import serving
+from worker import intake, serving
+from worker.messages import Notice
 
 Sessions = sessionmaker[Session]
 
@@ -75,6 +77,52 @@ def test_a_sitting_whose_time_is_up_keeps_what_it_has_and_gives_the_rest_back(
     assert [tally.num_batches for tally in tallies] == [1, 1, 1]
     assert builders.state_of(sessions, job_id) == "succeeded"
     assert [row.position for row in builders.outcomes(sessions, job_id)] == list(range(20))
+
+
+def test_how_a_job_ended_is_told_after_the_commit_with_its_results(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    told: list[tuple[Notice, str]] = []
+
+    def tell(notices: Iterator[Notice]) -> None:
+        # Another session: what it sees is committed.
+        told.extend((one, builders.state_of(sessions, uuid.UUID(one.job_id))) for one in notices)
+
+    desk, station = builders.desk(sessions, photos), builders.station(sessions, photos, pool, tell=tell)
+    references = [*builders.write_images(photos, 2), f"file://{photos}/missing.png"]
+    small = builders.submit(desk, references, top_k=1)
+    large = builders.submit(desk, builders.write_images(photos, 9))
+    builders.sit(station, small)
+    builders.sit(station, large)
+    by_job = {uuid.UUID(notice.job_id): (notice, state) for notice, state in told}
+    assert len(told) == len(by_job) == 2
+    notice, state = by_job[small]
+    assert notice.status.state == state == "partial"
+    with session.reading(sessions) as reading:
+        assert notice.status == intake.job_status(reading, small)
+        assert notice.results == [intake.as_result(row) for row in builders.outcomes(sessions, small)]
+        assert by_job[large][0].status == intake.job_status(reading, large)
+
+
+def test_a_bell_whose_shard_is_gone_calls_for_the_next_of_its_kind(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    desk, references = builders.desk(sessions, photos), builders.write_images(photos, 1)
+    gone, waiting = (builders.submit(desk, references) for _ in range(2))
+    follows = builders.submit(desk, references, version="latest")
+    with session.transaction(sessions) as transaction:
+        jobs.cancel(transaction, gone)
+    assert builders.sit(builders.station(sessions, photos, pool), gone).num_shards == 2
+    assert [builders.state_of(sessions, one) for one in (waiting, follows)] == ["succeeded"] * 2
+
+
+def test_a_sitting_cut_short_leaves_a_bell_for_what_its_own_stood_for(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    desk, references = builders.desk(sessions, photos), builders.write_images(photos, 1)
+    first, second = (builders.submit(desk, references) for _ in range(2))
+    [bell] = builders.sit(builders.station(sessions, photos, pool, sitting_s=0.0), first).left
+    assert bell.job_id == second
 
 
 def test_another_versions_shards_are_never_in_the_sitting(

@@ -22,7 +22,8 @@ class HostMemoryExhausted(Exception):
 @signals.worker_process_init.connect
 def open_serving(**_: object) -> None:
     """Load and warm what serves before this child takes work."""
-    serving = runtime.open_or_end("classify", lambda: runtime.open_serving(read_settings()))
+    app = current_app._get_current_object()
+    serving = runtime.open_or_end("classify", lambda: runtime.open_serving(app, read_settings()))
     if serving is not None:
         _serving.append(serving)
 

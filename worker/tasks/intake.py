@@ -4,7 +4,7 @@ from typing import Any
 
 from celery import current_app, shared_task, signals
 
-from worker import heartbeat, intake, learning_desk, logs, messages, runtime
+from worker import counter, heartbeat, intake, learning_desk, logs, messages, notices, runtime
 from worker.settings import read_settings
 
 logs.take_over()
@@ -35,28 +35,42 @@ def close_desks(**_: object) -> None:
         _beating.pop().stop()
 
 
-@shared_task(name=messages.SUBMIT, **ANSWERED)
-def submit(**submission: Any) -> dict[str, Any]:
+@shared_task(name=messages.SUBMIT, bind=True, **ANSWERED)
+def submit(self: Any, **submission: Any) -> dict[str, Any]:
     """Record a job, or a part of one."""
-    return messages.reply_as_json(intake.submit(_desk[0], submission))
+    return _serve(self, submission)
 
 
-@shared_task(name=messages.STATUS, **ANSWERED)
-def status(job_id: Any = None) -> dict[str, Any]:
+@shared_task(name=messages.STATUS, bind=True, **ANSWERED)
+def status(self: Any, **asked: Any) -> dict[str, Any]:
     """Tell how far a job is."""
-    return messages.reply_as_json(intake.status(_desk[0], job_id))
+    return _serve(self, asked)
 
 
-@shared_task(name=messages.RESULTS, **ANSWERED)
-def results(job_id: Any = None, after: Any = -1, limit: Any = intake.MAX_PAGE_ITEMS) -> dict[str, Any]:
+@shared_task(name=messages.RESULTS, bind=True, **ANSWERED)
+def results(self: Any, **asked: Any) -> dict[str, Any]:
     """Give a page of a job's outcomes."""
-    return messages.reply_as_json(intake.results(_desk[0], job_id, after=after, limit=limit))
+    return _serve(self, asked)
 
 
-@shared_task(name=messages.CANCEL, **ANSWERED)
-def cancel(job_id: Any = None) -> dict[str, Any]:
+@shared_task(name=messages.CANCEL, bind=True, **ANSWERED)
+def cancel(self: Any, **asked: Any) -> dict[str, Any]:
     """Cancel a job."""
-    return messages.reply_as_json(intake.cancel(_desk[0], job_id))
+    return _serve(self, asked)
+
+
+def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Answer a message together with those that wait behind it; Celery stores the answer to the first."""
+    first = counter.Question(
+        id=task.request.id, task=task.name, fields=fields, ignores_answer=bool(task.request.ignore_result)
+    )
+    served = counter.serve(_desk[0], [first, *counter.take_waiting(task.app)])
+    if served[1:]:
+        counter.answer(task.app, served[1:])
+    told = [one.notice for one in served if one.notice]
+    if told:
+        notices.tell(task.app, told)
+    return messages.reply_as_json(served[0].reply)
 
 
 @shared_task(name=messages.LABELS, **ANSWERED)

@@ -1,0 +1,271 @@
+"""Takes photos. Gives what the queue adds to one image on an idle system, and what 200 callers of one image each reach.
+
+Knows nothing of how work travels. `python -m bench.latency --json FILE`; figures of a run stand side by side.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from bench import rows, stages
+from db import migrate, registry, session
+from pipeline import backbones, checkpoints, devices, images, references
+from pipeline.serving.classifier import Classifier
+from worker import runtime, versions
+from worker.cli import output, stack
+from worker.client import Client
+from worker.settings import Settings
+
+MODEL = "photos"
+ARCH = "mobilenet_v3_small"
+#: Images one after another before a round is timed.
+NUM_WARM = 20
+#: Processes that the callers live in; each is a thread with a client of its own.
+NUM_PROCESSES = 4
+#: Seconds that one image may take before the run is given up.
+PATIENCE_S = 120.0
+
+
+def main() -> int:
+    """Measure what was asked for and print it."""
+    asked = _arguments()
+    say = output.errors().print
+    photos = sorted((_data() / "imagenet-sample" / "images").iterdir())
+    with tempfile.TemporaryDirectory(prefix="im-bench-") as folder:
+        settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=(str(photos[0].parent),)).resolved()
+        _make_model(settings)
+        with stack.running(settings, say=say) as running, Client(settings.broker_url) as client:
+            log = running.logs / "classify.log"
+            found: list[rows.Row] = []
+            if asked.singles:
+                found += _alone(settings, client, _typical(photos).as_uri(), asked, say)
+            if asked.clients:
+                found += _crowd(settings, client, [photo.as_uri() for photo in photos], log, asked, say)
+    rows.show("Small work", found)
+    if asked.json:
+        rows.write(Path(asked.json), found)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.latency", description="Measure small work beside bare work.")
+    parser.add_argument("--singles", type=int, default=300, help="single images one after another; 0 leaves them out")
+    parser.add_argument("--clients", type=int, default=200, help="callers at once; 0 leaves them out")
+    parser.add_argument("--each", type=int, default=8, help="images that each caller sends, one after another")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of both sides, in turn")
+    parser.add_argument("--json", metavar="FILE", help="write the figures too")
+    return parser.parse_args()
+
+
+def _data() -> Path:
+    return Path(os.environ.get("IMAGEMILL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def _typical(photos: Sequence[Path]) -> Path:
+    """Choose the photo whose file is the median in size."""
+    return sorted(photos, key=lambda photo: photo.stat().st_size)[len(photos) // 2]
+
+
+def _make_model(settings: Settings) -> None:
+    migrate.upgrade(settings.database_url)
+    torch.manual_seed(0)
+    draft = checkpoints.Draft(
+        arch=ARCH, classes=tuple(f"class {number}" for number in range(1000)), preprocess=backbones.preprocess_for(ARCH)
+    )
+    network = backbones.build(ARCH, num_classes=1000).eval()
+    with runtime.ledger(settings) as sessions:
+        version = versions.register(sessions, settings.store, MODEL, network, draft, source="demo")
+        versions.promote(sessions, version.name, reason="benchmark")
+
+
+# One image on an idle system: a bare call of fetch, decode and forward beside a round trip through the queue.
+
+
+def _alone(
+    settings: Settings, client: Client, photo: str, asked: argparse.Namespace, say: Callable[[str], object]
+) -> list[rows.Row]:
+    bare = _bare(settings, photo)
+    ours, theirs = [], []
+    for number in range(asked.rounds):
+        say(f"One image, {asked.singles} times, round {number + 1} ...")
+        theirs.append(_times_ms(bare, asked.singles))
+        ours.append(_times_ms(lambda: _classify(client, photo), asked.singles))
+    return [
+        rows.Row(
+            work=f"one photo, idle system, {name} of {asked.singles}",
+            against="bare fetch, decode and forward",
+            ours=tuple(_at(times, share) for times in ours),
+            theirs=tuple(_at(times, share) for times in theirs),
+            unit="ms",
+            adds_at_most=most,
+            note="from submit to label and score in the caller's hand",
+        )
+        for name, share, most in (("p50", 0.5, 15.0), ("p99", 0.99, 40.0))
+    ]
+
+
+def _bare(settings: Settings, photo: str) -> Callable[[], object]:
+    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
+        version = registry.version(reading, MODEL)
+    torch.set_num_threads(settings.torch_threads)
+    classifier = Classifier.open(
+        version.reference,
+        sha256=version.sha256,
+        device=devices.choose_device(settings.device),
+        precision=settings.precision,
+        batch_size=1,
+    )
+    roots, limits = references.Roots.parse(settings.allowed_roots), images.Limits()
+
+    def classify() -> object:
+        data = references.fetch(photo, roots, max_bytes=limits.max_bytes)
+        pixels = classifier.preprocess.pixels(images.decode(data, limits))
+        return classifier.predict(pixels[None], top_k=5)
+
+    return classify
+
+
+def _classify(client: Client, photo: str) -> None:
+    [result] = client.classify([photo], model=MODEL)
+    assert result.label is not None, result.error
+    assert result.score is not None
+
+
+def _times_ms(work: Callable[[], object], num: int) -> list[float]:
+    times = []
+    for _ in range(NUM_WARM + num):
+        started_s = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - started_s))
+    return sorted(times[NUM_WARM:])
+
+
+def _at(times: Sequence[float], share: float) -> float:
+    """Give the smallest of sorted times that `share` of them do not exceed."""
+    return times[min(len(times) - 1, int(share * len(times)))]
+
+
+# A crowd of callers with one image each, beside the same images as one job.
+
+
+def _crowd(
+    settings: Settings,
+    client: Client,
+    photos: Sequence[str],
+    log: Path,
+    asked: argparse.Namespace,
+    say: Callable[[str], object],
+) -> list[rows.Row]:
+    num = asked.clients * asked.each
+    named = [photos[number % len(photos)] for number in range(num)]
+    ours, theirs, fills, waits = [], [], [], []
+    with _callers(settings.broker_url, asked.clients, named) as go:
+        for number in range(asked.rounds):
+            say(f"{num} photos as one job, then from {asked.clients} callers, round {number + 1} ...")
+            theirs.append(num / _seconds(lambda: _as_one_job(client, named)))
+            mark = log.stat().st_size
+            started_s = time.perf_counter()
+            times = sorted(go())
+            ours.append(num / (time.perf_counter() - started_s))
+            fills.append(stages.since(log, mark).items_per_batch)
+            waits.append(_at(times, 0.5))
+    fill = " ".join(f"{fill:.1f}" for fill in fills)
+    wait = " ".join(f"{wait:,.0f}" for wait in waits)
+    return [
+        rows.Row(
+            work=f"{asked.clients} callers, one photo at a time, {num} in all",
+            against="the same photos as one job",
+            ours=tuple(ours),
+            theirs=tuple(theirs),
+            unit="images/s",
+            at_least=0.7,
+            note=f"images per batch {fill}; p50 of a caller {wait} ms",
+        )
+    ]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    work()
+    return time.perf_counter() - started_s
+
+
+def _as_one_job(client: Client, named: Sequence[str]) -> None:
+    receipt = client.submit(named, model=MODEL)
+    assert client.wait(receipt.job_id).state == "succeeded"
+    assert sum(result.label is not None for result in client.results(receipt.job_id)) == len(named)
+
+
+@contextmanager
+def _callers(broker_url: str, num: int, named: Sequence[str]) -> Iterator[Callable[[], list[float]]]:
+    """Start the callers' processes; each call of what is given makes all callers send their images."""
+    share = -(-num // NUM_PROCESSES)
+    counts = [min(share, num - first) for first in range(0, num, share)]
+    processes = []
+    for place, count in enumerate(counts):
+        ours = named[place * share * (len(named) // num) :][: count * (len(named) // num)]
+        command = [sys.executable, "-c", "from bench import latency; latency.call()"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        _tell(process, {"broker_url": broker_url, "clients": count, "photos": ours})
+    for process in processes:
+        _hear(process)
+
+    def go() -> list[float]:
+        for process in processes:
+            _tell(process, "go")
+        return [wait for process in processes for wait in _hear(process)]
+
+    try:
+        yield go
+    finally:
+        for process in processes:
+            process.stdin.close()
+            process.wait()
+
+
+def _tell(process: "subprocess.Popen[str]", what: object) -> None:
+    process.stdin.write(json.dumps(what) + "\n")
+    process.stdin.flush()
+
+
+def _hear(process: "subprocess.Popen[str]") -> list[float]:
+    return json.loads(process.stdout.readline())
+
+
+def call() -> None:
+    """Be one process of callers: told by lines on stdin, answering with each image's milliseconds."""
+    asked = json.loads(sys.stdin.readline())
+    clients = [Client(asked["broker_url"], timeout_s=PATIENCE_S) for _ in range(asked["clients"])]
+    each = len(asked["photos"]) // len(clients)
+    together = threading.Barrier(len(clients))
+
+    def send(place: int) -> list[float]:
+        together.wait()
+        mine = asked["photos"][place * each :][:each]
+        return [1000 * _seconds(lambda photo=photo: _classify(clients[place], photo)) for photo in mine]
+
+    with ThreadPoolExecutor(len(clients)) as threads:
+        for client in clients:
+            client.ping()
+        print("[]", flush=True)
+        while sys.stdin.readline():
+            times = [wait for waits in threads.map(send, range(len(clients))) for wait in waits]
+            print(json.dumps(times), flush=True)
+    for client in clients:
+        client.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

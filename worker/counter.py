@@ -1,0 +1,131 @@
+"""Takes the message in an intake child's hand. Gives answers to it and to the quick messages that wait behind it.
+
+Knows nothing of SQL. Celery hands a child one message at a time; taken together, submissions share a transaction.
+"""
+
+import json
+from base64 import b64decode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import Celery
+
+from worker import intake, messages
+from worker.messages import Notice, Receipt, Refusal, Reply
+
+#: Messages taken at once, at most.
+MAX_TAKEN = 100
+#: What is answered in little time; any other message is left to Celery.
+QUICK = frozenset({messages.SUBMIT, messages.STATUS, messages.RESULTS, messages.CANCEL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A message to intake."""
+
+    #: Under which the answer is stored.
+    id: str
+    task: str
+    fields: dict[str, Any]
+    #: Nobody reads the answer: who submitted listens for the job's notices instead.
+    ignores_answer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A question with its answer."""
+
+    question: Question
+    reply: Reply
+    #: What those who listen for the job are to be told.
+    notice: Notice | None = None
+
+
+def take_waiting(app: Celery) -> list[Question]:
+    """Take quick messages that wait in the queue, and put the others back where they were.
+
+    One that is taken counts as acknowledged, as intake's are from the start: whoever asked asks again.
+    """
+    redis, queue = app.backend.client, f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}"
+    taken = redis.rpop(queue, MAX_TAKEN) or ()
+    read = [(raw, _read(raw)) for raw in taken]
+    # The oldest is at the right end, and was taken first.
+    others = [raw for raw, question in reversed(read) if question is None]
+    if others:
+        redis.rpush(queue, *others)
+    return [question for _, question in read if question is not None]
+
+
+def serve(desk: intake.Desk, questions: Sequence[Question]) -> list[Served]:
+    """Answer questions in their order, but submissions first, together."""
+    submissions = [question for question in questions if question.task == messages.SUBMIT]
+    submitted = intake.submit_all(desk, [question.fields for question in submissions])
+    others = [_look(desk, question) for question in questions if question.task != messages.SUBMIT]
+    served = [_submitted(*one) for one in zip(submissions, submitted, strict=True)] + others
+    by_id = {one.question.id: one for one in served}
+    return [by_id[question.id] for question in questions]
+
+
+def answer(app: Celery, served: Iterable[Served]) -> None:
+    """Store answers as Celery stores a task's result, for whoever reads or awaits it."""
+    backend = app.backend
+    done: dict[str, Any] = {
+        "status": "SUCCESS",
+        "traceback": None,
+        "children": [],
+        "date_done": datetime.now(UTC).isoformat(),
+    }
+    with backend.client.pipeline(transaction=False) as pipe:
+        for one in served:
+            if not one.question.ignores_answer:
+                key, reply = backend.get_key_for_task(one.question.id), messages.reply_as_json(one.reply)
+                stored = backend.encode(done | {"result": reply, "task_id": one.question.id})
+                pipe.set(key, stored, ex=backend.expires)
+                pipe.publish(key, stored)
+        pipe.execute()
+
+
+def _look(desk: intake.Desk, question: Question) -> Served:
+    fields = question.fields
+    job_id = fields.get("job_id")
+    if question.task == messages.STATUS:
+        return Served(question=question, reply=intake.status(desk, job_id))
+    if question.task == messages.RESULTS:
+        after, limit = fields.get("after", -1), fields.get("limit", intake.MAX_PAGE_ITEMS)
+        return Served(question=question, reply=intake.results(desk, job_id, after=after, limit=limit))
+    reply = intake.cancel(desk, job_id)
+    ended = isinstance(reply, messages.JobStatus) and reply.is_final
+    notice = Notice(job_id=reply.job_id, status=reply) if isinstance(reply, messages.JobStatus) and ended else None
+    return Served(question=question, reply=reply, notice=notice)
+
+
+def _submitted(question: Question, submitted: intake.Submitted) -> Served:
+    reply, notice = submitted.reply, None
+    if question.ignores_answer and not submitted.is_new:
+        job_id = str(question.fields.get("job_id"))
+        notice = Notice(
+            job_id=job_id,
+            receipt=reply if isinstance(reply, Receipt) else None,
+            refused=reply if isinstance(reply, Refusal) else None,
+        )
+    return Served(question=question, reply=reply, notice=notice)
+
+
+def _read(raw: bytes) -> Question | None:
+    """Read a message of Celery's protocol 2; None for one that is not quick, or that asks for more than an answer."""
+    try:
+        message = json.loads(raw)
+        headers = message["headers"]
+        plain = message["content-type"] == "application/json" and message["properties"]["body_encoding"] == "base64"
+        special = any(headers.get(name) for name in ("eta", "expires", "compression"))
+        if headers["task"] not in QUICK or special or not plain:
+            return None
+        args, fields, _ = json.loads(b64decode(message["body"]))
+        if args or not isinstance(fields, dict):
+            return None
+        ignores = bool(headers.get("ignore_result"))
+        return Question(id=headers["id"], task=headers["task"], fields=fields, ignores_answer=ignores)
+    except (ValueError, LookupError, TypeError):
+        return None
