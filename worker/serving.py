@@ -392,7 +392,7 @@ def _version(station: Station, transaction: Session, claim: leases.Claim) -> reg
 
 def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Limits, data: bytes) -> torch.Tensor:
     preprocess = classifier.preprocess
-    return preprocess.pixels(decoder.decode(data, limits, resize_size=preprocess.resize_size))
+    return preprocess.quick_pixels(decoder.decode(data, limits, resize_size=preprocess.resize_size))
 
 
 def _predict(classifier: Classifier, batch: batching.Batch[_Tag]) -> _Predicted:

@@ -133,7 +133,7 @@ class Settings:
     models: tuple[str, ...] = _setting(_models, ("default",), "models that a classify worker serves")
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
     precision: str = _setting(_one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal")
-    batch_size: int = _setting(_natural, 0, "images in one forward pass; 0 takes 16 on a CPU and 64 on a GPU")
+    batch_size: int = _setting(_natural, 0, "images in one forward pass; 0 takes 16 to 64, as measured at start")
     decode_threads: int = _setting(_positive, min(8, NUM_CORES), "threads that fetch and decode ahead")
     torch_threads: int = _setting(
         _natural, 0, "threads of one forward pass on the CPU; the cores left run others beside it; 0 measures at start"

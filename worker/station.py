@@ -40,7 +40,7 @@ def open_serving(
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
     swap = Swap(warm, sessions, settings.models)
     swap.load_serving()
-    station = _station(settings, sessions, warm, device, tell)
+    station = _station(settings, sessions, warm, tell)
 
     def describe() -> workers.Worker:
         return heartbeat.row(
@@ -68,13 +68,15 @@ def _station(
     settings: Settings,
     sessions: sessionmaker[Session],
     warm: Warm,
-    device: torch.device,
     tell: Callable[[Iterator[Notice]], None],
 ) -> serving.Station:
-    batch_size = devices.choose_batch_size(settings.batch_size, device)
     layout = _layout(settings, warm)
+    batch_size = settings.batch_size or layout.batch_size
     decoder = decoders.choose(settings.decoder)
-    log.info("%s lanes of %s threads, JPEGs by %s", layout.num_lanes, layout.num_threads, decoder.name)
+    log.info(
+        "%s lanes of %s threads, batches of %s, JPEGs by %s",
+        layout.num_lanes, layout.num_threads, batch_size, decoder.name,
+    )  # fmt: skip
     return serving.Station(
         owner=heartbeat.worker_name("classify"),
         sessions=sessions,
@@ -97,7 +99,7 @@ def _station(
 
 def _layout(settings: Settings, warm: Warm) -> layouts.Layout:
     if settings.torch_threads:
-        return layouts.Layout(max(1, NUM_CORES // settings.torch_threads), settings.torch_threads)
+        return layouts.of(settings.torch_threads, NUM_CORES)
     return layouts.fastest(warm.any(), NUM_CORES)
 
 

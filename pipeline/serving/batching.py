@@ -85,7 +85,7 @@ def batches(
 ) -> Iterator[Batch[T]]:
     """Yield batches of `batch_size` images, the last one short, reading `lookahead` images ahead.
 
-    `read` gives a reference's bytes and `shape` their uint8 [3, H, W]; an ItemError or MemoryError of either
+    `read` gives a reference's bytes and `shape` their uint8 [H, W, 3]; an ItemError or MemoryError of either
     becomes a failure, which never counts towards the batch size. A None among the items flushes: what came
     before it is yielded before anything more is pulled. Any other error is a bug and ends the stream.
     """
@@ -182,7 +182,7 @@ class _Forming(Generic[T]):
             self.failures.append((tag, prepared))
         else:
             self.tags.append(tag)
-            self.images.append(prepared.permute(1, 2, 0))
+            self.images.append(prepared)
 
     def take_failures(self) -> Batch[T]:
         """Give the failures alone: a long run of them must not pile up while an image waits for its batch."""
@@ -191,7 +191,7 @@ class _Forming(Generic[T]):
         return batch
 
     def take(self) -> Batch[T]:
-        # Stacked in HWC order, as decoded: channels_last without another copy.
+        # Stacked as decoded: channels_last without another copy.
         images = torch.stack(self.images).permute(0, 3, 1, 2) if self.images else None
         batch = Batch(tags=tuple(self.tags), images_NCHW=images, failures=tuple(self.failures))
         self.__init__()  # type: ignore[misc]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
-from pipeline import backbones, checkpoints, images, references, state_dicts
+from pipeline import backbones, checkpoints, decoders, images, references, state_dicts
 from pipeline.preprocess import Preprocess
 from pipeline.serving.batching import StageSeconds, batches
 from pipeline.serving.classifier import Classifier, Prediction
@@ -44,15 +45,21 @@ WEIGHTS = (
 )
 
 
-@pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights.arch)
-def test_real_photos_get_the_labels_that_were_measured(data_folder: Path, tmp_path: Path, weights: Weights) -> None:
+#: as training and the table see them, then each way that serving may see them
+WAYS = [(weights, "reference") for weights in WEIGHTS] + [(WEIGHTS[0], name) for name in decoders.DECODERS]
+
+
+@pytest.mark.parametrize(("weights", "decoder"), WAYS, ids=[f"{weights.arch}-{decoder}" for weights, decoder in WAYS])
+def test_real_photos_get_the_labels_that_were_measured(
+    data_folder: Path, tmp_path: Path, weights: Weights, decoder: str
+) -> None:
     with (data_folder / "imagenet-sample" / "expected_top5.tsv").open() as table:
         lines = list(csv.DictReader(table, delimiter="\t"))
     rows = {line["path"]: line for line in lines if line["weights"] == weights.file}
     classifier = import_weights(data_folder, weights, tmp_path.as_uri())
     index_of = {label: index for index, label in enumerate(classifier.classes)}
     num_right, different = 0, set()
-    for name, prediction in classify(classifier, data_folder / "imagenet-sample", list(rows)):
+    for name, prediction in classify(classifier, decoder, data_folder / "imagenet-sample", list(rows)):
         num_right += index_of[prediction.label] == int(rows[name]["true"])
         expected = {int(index) for index in rows[name]["top5_indices"].split(",")}
         if {index_of[label] for label, _ in prediction.top_k[:5]} != expected and not tied(prediction):
@@ -76,13 +83,21 @@ def import_weights(data_folder: Path, weights: Weights, store: str) -> Classifie
     return Classifier.open(saved.reference, sha256=saved.sha256, device="auto", precision="fp32", batch_size=32)
 
 
-def classify(classifier: Classifier, folder: Path, names: list[str]) -> Iterator[tuple[str, Prediction]]:
+def shape(classifier: Classifier, decoder: str, data: bytes) -> Tensor:
+    preprocess, limits = classifier.preprocess, images.Limits()
+    if decoder == "reference":
+        return preprocess.pixels(images.decode(data, limits)).permute(1, 2, 0)
+    decoded = decoders.choose(decoder).decode(data, limits, resize_size=preprocess.resize_size)
+    return preprocess.quick_pixels(decoded)
+
+
+def classify(classifier: Classifier, decoder: str, folder: Path, names: list[str]) -> Iterator[tuple[str, Prediction]]:
     roots = references.Roots.parse([str(folder)])
     with ThreadPoolExecutor(2) as pool:
         for batch in batches(
             [(name, str(folder / name)) for name in names],
             lambda reference: references.fetch(reference, roots, max_bytes=images.Limits().max_bytes),
-            lambda data: classifier.preprocess.pixels(images.decode(data, images.Limits())),
+            lambda data: shape(classifier, decoder, data),
             batch_size=32,
             pool=pool,
             lookahead=64,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torchvision import transforms
@@ -41,6 +42,24 @@ def test_pixels_and_normalize_equal_torchvision(preprocess: Preprocess, size: tu
     assert pixels.dtype == torch.uint8
     ours = preprocess.normalize(pixels[None], torch.float32)[0]
     torch.testing.assert_close(ours, torchvision_of(preprocess)(image), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos"])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 224), (257, 1001), (31, 17), (1, 9), (3000, 200)])
+def test_quick_pixels_are_within_two_levels_of_the_exact_ones(interpolation: str, size: tuple[int, int]) -> None:
+    preprocess = Preprocess(resize_size=256, crop_size=224, interpolation=interpolation)
+    image = builders.tiny_image(size=size)
+    quick = preprocess.quick_pixels(torch.from_numpy(np.array(image)))
+    assert (quick.dtype, quick.shape, quick.is_contiguous()) == (torch.uint8, (224, 224, 3), True)
+    apart = (quick.permute(2, 0, 1).int() - preprocess.pixels(image).int()).abs()
+    assert int(apart.max()) <= 2
+    assert float(apart.float().mean()) < 0.1
+
+
+def test_quick_pixels_of_an_image_that_has_its_size_are_the_image() -> None:
+    small = Preprocess(resize_size=32, crop_size=32)
+    image = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert small.quick_pixels(image) is image
 
 
 @pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1), (2, 40_000)])

@@ -48,7 +48,7 @@ def test_a_sitting_says_what_the_network_says(
     classifier = builders.load(version)
     for one, file in zip(builders.outcomes(sessions, job_id), sorted(photos.iterdir()), strict=True):
         pixels = serving._pixels(classifier, decoders.choose("pillow"), Limits(), file.read_bytes())
-        [alone] = classifier.predict(pixels[None], top_k=1)
+        [alone] = classifier.predict(pixels.permute(2, 0, 1)[None], top_k=1)
         assert (one.label, one.score) == (alone.label, pytest.approx(alone.score, abs=1e-5))
     assert len({one.label for one in builders.outcomes(sessions, job_id)}) > 1, "else this proves nothing"
 
