@@ -1,58 +1,75 @@
-"""Takes architectures. Gives a running stack of real processes that serves them, in a folder of its own.
+"""Takes a network. Gives a running stack of real processes that serves it, in a folder of its own.
 
-Knows nothing of what is measured. Weights are random, from a fixed seed: they cost what trained ones cost.
+Knows nothing of what is measured.
 """
 
 from __future__ import annotations
 
+import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch import nn
 
-from db import migrate
-from pipeline import backbones, checkpoints, digits
+from bench.peers import families
+from db import migrate, registry, session
+from pipeline import backbones, checkpoints
 from worker import runtime, versions
 from worker.cli import output, stack
 from worker.client import Client
 from worker.settings import Settings
 from worker.stack import Stack
 
-#: Classes of the networks that are not `digits`.
-NUM_CLASSES = 1000
+#: The model's name.
+MODEL = "bench"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A running stack, and a client of it."""
+
+    stack: Stack
+    client: Client
+    version: registry.Version
+
+    @property
+    def log(self) -> Path:
+        """Where the classify worker writes a line for each sitting."""
+        return self.stack.logs / "classify.log"
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop every process of the stack in its tracks, so that none burns what others are measured with."""
+        everyone = [one for part in self.stack.parts for one in families.of(part.process.pid)]
+        families.signal_all(everyone, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            families.signal_all(everyone, signal.SIGCONT)
 
 
 @contextmanager
-def running(models: Mapping[str, str], **options: object) -> Iterator[tuple[Stack, Client]]:
-    """Start a stack that serves `models`, names of models with their architectures; options are settings."""
+def running(arch: str, network: nn.Module, num_classes: int) -> Iterator[Bench]:
+    """Start a stack that serves the network; its classes are named by their numbers."""
     with tempfile.TemporaryDirectory(prefix="im-bench-") as folder:
-        known = replace(Settings(home=Path(folder), models=tuple(models), allowed_roots=("/",)), **options)
-        settings = known.resolved()
-        migrate.upgrade(settings.database_url)
-        for model, arch in models.items():
-            _register(settings, model, arch)
+        settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=("/",)).resolved()
+        version = _register(settings, arch, network, num_classes)
         with stack.running(settings, say=output.errors().print) as started, Client(settings.broker_url) as client:
-            yield started, client
+            yield Bench(stack=started, client=client, version=version)
 
 
-def network(arch: str) -> torch.nn.Module:
-    """Build an architecture with random weights, the same each time."""
-    torch.manual_seed(0)
-    if arch == digits.ARCH:
-        return digits.small_network(10).eval()
-    return backbones.build(arch, num_classes=NUM_CLASSES).eval()
-
-
-def _register(settings: Settings, model: str, arch: str) -> None:
-    num_classes = 10 if arch == digits.ARCH else NUM_CLASSES
+def _register(settings: Settings, arch: str, network: nn.Module, num_classes: int) -> registry.Version:
+    migrate.upgrade(settings.database_url)
     draft = checkpoints.Draft(
         arch=arch,
-        classes=tuple(f"class {number}" for number in range(num_classes)),
+        classes=tuple(str(number) for number in range(num_classes)),
         preprocess=backbones.preprocess_for(arch),
     )
     with runtime.ledger(settings) as sessions:
-        version = versions.register(sessions, settings.store, model, network(arch), draft, source="demo")
+        version = versions.register(sessions, settings.store, MODEL, network, draft, source="demo")
         versions.promote(sessions, version.name, reason="benchmark")
+        with session.reading(sessions) as reading:
+            return registry.version(reading, version.name)
