@@ -1,1 +1,1 @@
-"""What imagemill costs beside a bare loop: `python -m bench`, run by hand and never as a timed test."""
+"""What imagemill costs beside floors and peers: `python -m bench`, run by hand and never as a timed test."""

@@ -5,7 +5,6 @@ Knows nothing of how work travels. `python -m bench.latency --json FILE`; figure
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bench import rows, stages
+from bench import data, rows, stages
 from db import migrate, registry, session
 from pipeline import backbones, checkpoints, devices, images, references
 from pipeline.serving.classifier import Classifier
@@ -41,7 +40,7 @@ def main() -> int:
     """Measure what was asked for and print it."""
     asked = _arguments()
     say = output.errors().print
-    photos = sorted((_data() / "imagenet-sample" / "images").iterdir())
+    photos = sorted((data.folder() / "imagenet-sample" / "images").iterdir())
     with tempfile.TemporaryDirectory(prefix="im-bench-") as folder:
         settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=(str(photos[0].parent),)).resolved()
         _make_model(settings)
@@ -66,10 +65,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of both sides, in turn")
     parser.add_argument("--json", metavar="FILE", help="write the figures too")
     return parser.parse_args()
-
-
-def _data() -> Path:
-    return Path(os.environ.get("IMAGEMILL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def _typical(photos: Sequence[Path]) -> Path:

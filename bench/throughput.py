@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench import floor, memory, rows, stacks, stages
+from bench import data, floor, memory, rows, stacks, stages
 from bench.floor import Floor
 from bench.peers import environments, network, weights
 from bench.peers.rounds import NUM_SHOWN, Task
@@ -71,7 +71,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.throughput", description="Measure images/s beside floor and peers.")
-    parser.add_argument("--photos", type=Path, default=Path("../shared/data/imagenet-sample"), metavar="FOLDER")
+    parser.add_argument("--photos", type=Path, default=data.folder() / "imagenet-sample", metavar="FOLDER")
     parser.add_argument("--arches", nargs="*", default=["mobilenet_v3_small", "resnet18"], help="of torchvision")
     parser.add_argument("--images", type=int, default=1500, help="photos per round")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median is what to quote")

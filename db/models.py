@@ -283,6 +283,8 @@ class Worker(Base):
     heartbeat_at_s: Mapped[float]
     #: names the device itself, whatever the container is called: of a GPU its UUID, of a CPU the machine's boot id
     device_id: Mapped[str | None]
+    #: by model, of late; NULL until it has worked
+    images_per_s: Mapped[dict[str, Any] | None]
 
 
 class LabelSet(Base):

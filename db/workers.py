@@ -32,6 +32,8 @@ class Worker:
     warm: tuple[str, ...] = ()
     #: why it is not ready
     message: str | None = None
+    #: by model, of late; None until it has worked
+    images_per_s: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,12 @@ def list_alive(session: Session, *, within_s: float) -> list[Alive]:
         models.copied(Alive, found, models=tuple(found.models), warm=tuple(found.warm))
         for found in session.scalars(alive)
     ]
+
+
+def paces(session: Session, model: str, *, within_s: float) -> list[float | None]:
+    """Give the images/s of each worker alive that serves the model; None for one that has not worked on it yet."""
+    serving = [worker for worker in list_alive(session, within_s=within_s) if model in worker.models]
+    return [(worker.images_per_s or {}).get(model) for worker in serving]
 
 
 def leave(session: Session, name: str) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, deliveries, errors, jobs, ledger, outcomes, registry, session, shards, workers
-from worker import inline, messages
+from worker import inline, messages, sizing
 from worker.messages import Refusal, Reply
 
 #: Tells the classify queue that a shard waits.
@@ -22,8 +22,6 @@ Ring = Callable[[bells.Bell], None]
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
 
-#: Seconds without a heartbeat after which a worker is not counted, or shown, as serving.
-ALIVE_S = 30.0
 #: Shards rung for before a submit is answered; sweeps ring for the rest of a large job.
 MAX_BELLS = 500
 #: Outcomes in one answer at most.
@@ -40,8 +38,13 @@ class Desk:
     inline_store: str
     #: Bytes of one image inside a message.
     max_inline_bytes: int
-    #: Items in one shard.
+    #: Items in one shard; 0 takes what a worker does in a second.
     shard_size: int
+
+    @property
+    def full_bell(self) -> int:
+        """Items in small jobs that one bell stands for."""
+        return self.shard_size or sizing.UNKNOWN
 
 
 def refusing(answer: Callable[Asked, Answer]) -> Callable[Asked, Answer | Refusal]:
@@ -82,7 +85,7 @@ def submit(desk: Desk, wire: object) -> Reply:
 def submit_all(desk: Desk, wires: Sequence[object]) -> list[Submitted]:
     """Record jobs or parts of jobs and acknowledge each; small jobs that are new share one transaction."""
     read = [_read(desk, wire) for wire in wires]
-    small = [one for one in read if isinstance(one, messages.Submission) and _is_small(one, desk.shard_size)]
+    small = [one for one in read if isinstance(one, messages.Submission) and _is_small(one, desk.full_bell)]
     accepted = _accept(desk, small)
     return [accepted.get(id(one)) or Submitted(reply=_recorded(desk, one)) for one in read]
 
@@ -114,7 +117,7 @@ def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submi
             waiting = deliveries.receive(transaction, list(_deliveries(transaction, by_job.values())))
     except (errors.LedgerError, SQLAlchemyError):
         return {}
-    for waits in _full_bells(waiting, desk.shard_size):
+    for waits in _full_bells(waiting, desk.full_bell):
         desk.ring(waits)
     return {id(by_job[waits.job_id]): _accepted(by_job[waits.job_id]) for waits in waiting}
 
@@ -230,14 +233,14 @@ def item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
     return messages.ItemError(stage=failure.stage, kind=failure.kind, message=failure.message)
 
 
-def _receive(transaction: Session, submission: messages.Submission, shard_size: int) -> ledger.Receipt:
+def _receive(transaction: Session, submission: messages.Submission, setting: int) -> ledger.Receipt:
     return ledger.receive(
         transaction,
         _header(transaction, submission, _pin(transaction, submission)),
         _items(submission),
         first_position=submission.first_position,
         digest=submission.digest(),
-        shard_size=shard_size,
+        shard_size=sizing.shard_size(transaction, setting, submission.model, submission.num_items),
     )
 
 
@@ -298,7 +301,7 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
     """Say why nothing happens, where the ledger can tell."""
     if job.state not in ("accepted", "running"):
         return None
-    serving = [worker for worker in workers.list_alive(reading, within_s=ALIVE_S) if job.model in worker.models]
+    serving = [worker for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S) if job.model in worker.models]
     if serving:
         troubles = [worker.message for worker in serving if worker.message]
         return troubles[0] if troubles else None

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import runs, session, shards, workers
 from worker import heartbeat
-from worker.intake import ALIVE_S
 from worker.learning.watch import Watch
 from worker.settings import Settings
+from worker.sizing import ALIVE_S
 
 if TYPE_CHECKING:
     from worker.learning.workshop import Workshop

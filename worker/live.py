@@ -14,7 +14,7 @@ from db import bells, errors, jobs, live_checks, outcomes, registry, session
 from db.live_checks import LiveCheck
 from db.outcomes import Recorded
 from pipeline.errors import PipelineError
-from worker import playbook, replays
+from worker import playbook, replays, sizing
 from worker.intake import Ring
 from worker.playbook import LivePolicy
 from worker.settings import Settings
@@ -140,7 +140,8 @@ def _replay(
         ]
         if not said:
             return
-        replays.open_job(transaction, job_id, new, said, len(said), shard_size=settings.shard_size, caller="live check")
+        shard_size = sizing.shard_size(transaction, settings.shard_size, new.model, len(said))
+        replays.open_job(transaction, job_id, new, said, len(said), shard_size=shard_size, caller="live check")
         live_checks.note(transaction, check.id, replay_job_id=job_id)
         waiting = bells.take(transaction, job_id, limit=len(said))
     for bell in waiting:

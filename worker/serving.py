@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 RECORD_RETRIES_S = (0.2, 1.0, 3.0, 6.0, 10.0)
 #: Seconds after which a shard whose version would not load is tried again, per attempt so far.
 LOAD_RETRY_S = 5.0
+#: Items from which a sitting tells a pace.
+PACE_ITEMS = 64
 #: Seconds beyond its time in which a sitting may finish what it has begun to decode.
 DRAIN_S = 30.0
 #: Batches decoded or being decoded ahead of those that are being classified.
@@ -66,6 +68,8 @@ class Station:
     tell: Callable[[Iterator[Notice]], None] = lambda _: None
     #: Versions by id, which never change.
     versions: dict[int, registry.Version] = field(default_factory=dict)
+    #: Images/s by model, of late; the heartbeat tells them.
+    paces: dict[str, float] = field(default_factory=dict)
     #: Shards under lease, with their fence tokens; the heartbeat extends them and removes those that were lost.
     held: dict[int, int] = field(default_factory=dict)
 
@@ -149,7 +153,16 @@ def sit(station: Station, shard_id: int) -> Tally:
         if tally.is_cut_short and not tally.left:
             tally.left += _next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
+    if version is not None:
+        _note_pace(station, version.model, tally)
     return tally
+
+
+def _note_pace(station: Station, model: str, tally: Tally) -> None:
+    """Mix a sitting's pace into what was known; one that was over at once says little."""
+    if tally.num_items >= PACE_ITEMS:
+        pace = tally.num_items / tally.total_s
+        station.paces[model] = (station.paces.get(model, pace) + pace) / 2
 
 
 def extend_leases(station: Station) -> None:

@@ -141,7 +141,9 @@ class Settings:
     decoder: str = _setting(
         _one_of("auto", "pillow", "simplejpeg", "torchcodec"), "auto", "of JPEGs; auto measures at start"
     )
-    shard_size: int = _setting(_positive, 64, "items in one shard, the unit of lease and record")
+    shard_size: int = _setting(
+        _natural, 0, "items in one shard, the unit of lease and record; 0 takes what a worker does in a second"
+    )
     sitting_s: float = _setting(_sitting, 20.0, "seconds after which a task gives back what it has not done")
     lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")
     max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")

@@ -51,6 +51,7 @@ def open_serving(
             state="busy" if station.held else "ready",
             warm=warm.names(),
             message=swap.trouble,
+            images_per_s=dict(station.paces) or None,
         )
 
     beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(serving.extend_leases, station), swap.follow))

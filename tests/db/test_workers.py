@@ -45,3 +45,12 @@ def test_a_worker_that_is_silent_or_left_is_not_alive(sessions):
         assert workers.list_alive(session, within_s=-1) == []
         workers.leave(session, ADA.name)
         assert alive(session) == []
+
+
+def test_the_pace_of_each_worker_that_serves_a_model_is_known_once_it_has_worked(sessions):
+    bob, cat = replace(ADA, name="bob", pid=8), replace(ADA, name="cat", pid=9, models=("dogs",))
+    with transaction(sessions) as session:
+        for worker in (replace(ADA, images_per_s={"cats": 12.5, "dogs": 3.0}), bob, cat):
+            workers.beat(session, worker)
+        assert sorted(workers.paces(session, "cats", within_s=60), key=str) == [12.5, None]
+        assert workers.paces(session, "hens", within_s=60) == []

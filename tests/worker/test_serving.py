@@ -213,3 +213,14 @@ def test_a_reference_outside_the_roots_is_not_read(
     [one] = builders.outcomes(sessions, job_id)
     assert (one.error.stage, one.error.kind) == ("fetch", kind)
     assert builders.state_of(sessions, job_id) == "failed"
+
+
+def test_a_sitting_tells_the_pace_of_its_model_unless_it_was_over_at_once(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    station = builders.station(sessions, photos, pool)
+    for num_items, told in ((2, False), (serving.PACE_ITEMS, True)):
+        desk = builders.desk(sessions, photos, shard_size=100)
+        tally = builders.sit(station, builders.submit(desk, builders.write_images(photos, num_items)))
+        assert ("cats" in station.paces) is told
+    assert station.paces["cats"] == pytest.approx(tally.num_items / tally.total_s)

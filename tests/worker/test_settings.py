@@ -16,7 +16,7 @@ SAID = {
     "a letter missing": ("BATCHSIZE", "8", "IMAGEMILL_BATCHSIZE is not a setting; did you mean IMAGEMILL_BATCH_SIZE?"),
     "unknown": ("ZZZ", "1", "IMAGEMILL_ZZZ is not a setting."),
     "an unknown secret": ("ZZZ_FILE", "/x", "IMAGEMILL_ZZZ_FILE is not a setting."),
-    "zero": ("SHARD_SIZE", "0", "IMAGEMILL_SHARD_SIZE='0' makes no sense: give a whole number of at least 1."),
+    "zero": ("MAX_ATTEMPTS", "0", "IMAGEMILL_MAX_ATTEMPTS='0' makes no sense: give a whole number of at least 1."),
     "a fraction": (
         "SHARD_SIZE",
         "1.5",

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from db import jobs, outcomes, session
-from worker import export, intake, messages, runtime
+from worker import export, intake, messages, runtime, sizing
 from worker.cli import output
 from worker.messages import JobStatus, Result
 from worker.settings import Settings
@@ -77,7 +77,9 @@ def retry(asked: Namespace, settings: Settings) -> int:
     """Put what failed or was left undone back in line; the next sweep rings for it."""
     job_id = messages.parse_job_id(asked.job)
     with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
-        num_waiting = jobs.retry(transaction, job_id, shard_size=settings.shard_size)
+        job = jobs.job(transaction, job_id)
+        shard_size = sizing.shard_size(transaction, settings.shard_size, job.model, job.num_items)
+        num_waiting = jobs.retry(transaction, job_id, shard_size=shard_size)
         status = intake.job_status(transaction, job_id)
     again = f"{num_waiting} items of job {job_id} wait again."
     _say(asked, status, again if num_waiting else f"Job {job_id} has nothing to retry: every item is labelled.")

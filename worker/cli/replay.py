@@ -11,7 +11,7 @@ from argparse import Namespace
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import jobs, registry, session
-from worker import intake, messages, replays, runtime
+from worker import intake, messages, replays, runtime, sizing
 from worker.cli import output
 from worker.messages import JobStatus
 from worker.replays import Disagreement
@@ -27,7 +27,8 @@ def replay(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions:
         with session.transaction(sessions) as transaction:
             job, version = jobs.job(transaction, original), registry.version(transaction, asked.version)
-            replayed = replays.replay(transaction, job, version, shard_size=settings.shard_size)
+            shard_size = sizing.shard_size(transaction, settings.shard_size, job.model, job.num_items)
+            replayed = replays.replay(transaction, job, version, shard_size=shard_size)
             status = intake.job_status(transaction, replayed)
         if not asked.wait:
             _say(asked, status, version.name)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from db import migrate, session, workers
-from worker import intake, runtime
+from worker import runtime, sizing
 from worker.cli import output
 from worker.client import Client, ClientError, Refused
 from worker.settings import Settings, SettingsInvalid
@@ -108,7 +108,7 @@ def _await_ready(settings: Settings, stack: Stack, stop: threading.Event) -> Non
             if fallen := stack.fallen():
                 raise StackError(f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}")
             with session.reading(sessions) as reading:
-                roles = {worker.role for worker in workers.list_alive(reading, within_s=intake.ALIVE_S)}
+                roles = {worker.role for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S)}
             if {"intake", "classify"} <= roles and _answers(client):
                 return
             if time.monotonic() > give_up_s:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from dataclasses import fields
 
 from db import jobs, migrate, registry, session, workers
-from worker import bell, intake, messages, runtime
+from worker import bell, messages, runtime, sizing
 from worker.app import create_app
 from worker.cli import output
 from worker.client import Client, ClientError
@@ -20,7 +20,7 @@ ANSWERS = "answers"
 def status(asked: Namespace, settings: Settings) -> int:
     """Show in one screen what runs, what waits and which version is warm where; gives 1 if the broker is away."""
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
-        alive = workers.list_alive(reading, within_s=intake.ALIVE_S)
+        alive = workers.list_alive(reading, within_s=sizing.ALIVE_S)
         waiting = jobs.waiting_items(reading)
         models = registry.models(reading)
         serving = {model: registry.serving(reading, model) for model in models}
