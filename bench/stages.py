@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What `worker.serving.Tally` says of itself.
+#: What `worker.sittings.Tally` says of itself.
 SITTING = re.compile(
     r"(?P<items>\d+) items \(\d+ failed\) of (?P<shards>\d+) shards in (?P<batches>\d+) batches on \S+ in \S+ s: "
     r"claim \S+ fetch (?P<fetch>\S+) decode (?P<decode>\S+) forward (?P<forward>\S+) record (?P<record>\S+)"

@@ -23,7 +23,7 @@ from worker import bell, heartbeat, intake, learner, learning_desk, notices
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.serving import Tally
+    from worker.sittings import Tally
 
 log = logging.getLogger(__name__)
 

@@ -6,16 +6,14 @@ Knows nothing of Celery or Redis. One sitting serves one version, so no batch mi
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import torch
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, leases, outcomes, registry, session, shards
+from db import bells, leases, outcomes, registry, session
 from db import errors as db_errors
 from db.outcomes import Outcome
 from db.shards import Item
@@ -23,9 +21,8 @@ from pipeline import decoders, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
-from worker import endings
-from worker.messages import Notice
-from worker.warm import Warm
+from worker import claiming, endings
+from worker.sittings import Station, Tally
 
 log = logging.getLogger(__name__)
 
@@ -41,68 +38,6 @@ DRAIN_S = 30.0
 BATCHES_AHEAD = 2
 #: Batches that wait for a lane, so that none stands still while outcomes are recorded.
 BATCHES_WAITING = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Station:
-    """What a sitting works with: everything a classify child owns."""
-
-    owner: str
-    sessions: sessionmaker[Session]
-    warm: Warm
-    #: Threads that fetch and decode.
-    pool: Executor
-    decoder: decoders.Decoder
-    #: Threads that classify, `num_lanes` of them, a batch each.
-    lanes: Executor
-    num_lanes: int
-    roots: references.Roots
-    limits: images.Limits
-    batch_size: int
-    #: Items claimed at once from the shards that wait.
-    claim_items: int
-    sitting_s: float
-    lease_s: float
-    max_attempts: int
-    #: Tells those who wait for jobs how they ended, after the commit that ended them.
-    tell: Callable[[Iterator[Notice]], None] = lambda _: None
-    #: Versions by id, which never change.
-    versions: dict[int, registry.Version] = field(default_factory=dict)
-    #: Images/s by model, of late; the heartbeat tells them.
-    paces: dict[str, float] = field(default_factory=dict)
-    #: Shards under lease, with their fence tokens; the heartbeat extends them and removes those that were lost.
-    held: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What a sitting did, with the seconds spent per stage; fetch, decode and forward add up over threads."""
-
-    version: str = ""
-    num_shards: int = 0
-    num_items: int = 0
-    num_failed: int = 0
-    num_batches: int = 0
-    claim_s: float = 0.0
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    forward_s: float = 0.0
-    record_s: float = 0.0
-    total_s: float = 0.0
-    #: Shards given back because time was up: whoever sat rings for them, so that they need not await a sweep.
-    left: list[bells.Bell] = field(default_factory=list)
-    #: More of its kind may wait, for which no bell is on its way.
-    is_cut_short: bool = False
-
-    def __str__(self) -> str:
-        if not self.num_shards:
-            return "nothing left to claim"
-        stages = ("claim", "fetch", "decode", "forward", "record")
-        return (
-            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards in {self.num_batches} "
-            f"batches on {self.version} in {self.total_s:.3f} s: "
-            + " ".join(f"{stage} {getattr(self, f'{stage}_s'):.3f}" for stage in stages)
-        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,7 +75,7 @@ def sit(station: Station, shard_id: int) -> Tally:
     started_s = time.monotonic()
     tally = Tally()
     give_up_s = started_s + station.sitting_s
-    claims, version = _claim(station, shard_id, give_up_s)
+    claims, version = claiming.claim(station, shard_id, give_up_s)
     if version is not None:
         tally.claim_s = time.monotonic() - started_s
         sitting = _Sitting(station, tally, version, give_up_s=give_up_s)
@@ -151,7 +86,7 @@ def sit(station: Station, shard_id: int) -> Tally:
         finally:
             sitting.give_back(forgive=in_order)
         if tally.is_cut_short and not tally.left:
-            tally.left += _next_bell(station, shard_id)
+            tally.left += claiming.next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
     if version is not None:
         _note_pace(station, version.model, tally)
@@ -163,19 +98,6 @@ def _note_pace(station: Station, model: str, tally: Tally) -> None:
     if tally.num_items >= PACE_ITEMS:
         pace = tally.num_items / tally.total_s
         station.paces[model] = (station.paces.get(model, pace) + pace) / 2
-
-
-def extend_leases(station: Station) -> None:
-    """Extend the leases of what is claimed, and stop holding what was lost: cancelled, expired or taken over."""
-    held = list(station.held.items())
-    if not held:
-        return
-    with session.transaction(station.sessions) as transaction:
-        kept = leases.extend(transaction, held, lease_s=station.lease_s)
-    for shard_id, fence in held:
-        # By its fence: a shard given back meanwhile may be held anew.
-        if shard_id not in kept and station.held.get(shard_id) == fence:
-            station.held.pop(shard_id, None)
 
 
 class _Sitting:
@@ -273,7 +195,7 @@ class _Sitting:
     def _more(self, first: leases.Claim, version: registry.Version) -> list[leases.Claim]:
         started_s = time.monotonic()
         with session.transaction(self.station.sessions) as transaction:
-            claims = _claim_more(self.station, transaction, first, version)
+            claims = claiming.claim_more(self.station, transaction, first, version)
         # All at once, long before the last is begun: from now on each lease is to be extended, or given back.
         for claim in claims:
             self._open(claim)
@@ -348,59 +270,6 @@ def _bell(sheet: _Sheet) -> bells.Bell:
         priority=claim.priority,
         num_items=len(claim.items) - len(sheet.done),
     )
-
-
-def _claim(station: Station, shard_id: int, give_up_s: float) -> tuple[list[leases.Claim], registry.Version | None]:
-    """Claim the shard and find its version; with a small shard, claim others that wait, in the same transaction."""
-    with session.transaction(station.sessions) as transaction:
-        first = _claim_one(station, transaction, shard_id)
-        if first is None:
-            return [], None
-        version = _version(station, transaction, first)
-        # Alone if it cost an attempt before: should it cost another, no neighbour pays for it.
-        is_lone = first.attempts > 1 or len(first.items) >= station.batch_size or time.monotonic() >= give_up_s
-        return [first, *([] if is_lone else _claim_more(station, transaction, first, version))], version
-
-
-def _claim_one(station: Station, transaction: Session, shard_id: int) -> leases.Claim | None:
-    """Claim the shard, or the next that its bell stands for, where somebody has it or it is done."""
-    first = leases.claim(transaction, shard_id, owner=station.owner, lease_s=station.lease_s)
-    if first is None and (waits := bells.next_like(transaction, shard_id)):
-        return leases.claim(transaction, waits.shard_id, owner=station.owner, lease_s=station.lease_s)
-    return first
-
-
-def _next_bell(station: Station, shard_id: int) -> list[bells.Bell]:
-    """Give a bell for what waits next: the one that was heard stood for more than this sitting has done."""
-    with session.reading(station.sessions) as reading:
-        waits = bells.next_like(reading, shard_id)
-        return [waits] if waits else []
-
-
-def _claim_more(
-    station: Station, transaction: Session, first: leases.Claim, version: registry.Version
-) -> list[leases.Claim]:
-    if not shards.is_any_waiting(transaction, [first.model]):
-        return []
-    serving = registry.serving(transaction, first.model)
-    return leases.claim_waiting(
-        transaction,
-        model=first.model,
-        version_id=version.id,
-        follows_latest=serving is not None and serving.version.id == version.id,
-        max_items=station.claim_items,
-        owner=station.owner,
-        lease_s=station.lease_s,
-        untried=True,
-    )
-
-
-def _version(station: Station, transaction: Session, claim: leases.Claim) -> registry.Version:
-    if claim.version_id is None:
-        return registry.version(transaction, claim.model)
-    if claim.version_id not in station.versions:
-        station.versions[claim.version_id] = registry.by_id(transaction, claim.version_id)
-    return station.versions[claim.version_id]
 
 
 def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Limits, data: bytes) -> torch.Tensor:

@@ -15,7 +15,7 @@ from db import registry, workers
 from pipeline import decoders, devices, errors, images, references
 from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
-from worker import heartbeat, serving
+from worker import claiming, heartbeat, serving, sittings
 from worker.messages import Notice
 from worker.settings import NUM_CORES, Settings
 from worker.swap import Swap
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def open_serving(
     settings: Settings, sessions: sessionmaker[Session], tell: Callable[[Iterator[Notice]], None] = lambda _: None
-) -> tuple[Callable[[int], serving.Tally], Callable[[], None]]:
+) -> tuple[Callable[[int], sittings.Tally], Callable[[], None]]:
     """Load and warm up what serves and start the heartbeat. Gives `sit` and `close`: from now the child takes work.
 
     Raises `DeviceUnavailable`. A version that will not load is reported in the ledger, not raised.
@@ -54,7 +54,7 @@ def open_serving(
             images_per_s=dict(station.paces) or None,
         )
 
-    beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(serving.extend_leases, station), swap.follow))
+    beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(claiming.extend_leases, station), swap.follow))
     beating.start()
 
     def close() -> None:
@@ -70,7 +70,7 @@ def _station(
     sessions: sessionmaker[Session],
     warm: Warm,
     tell: Callable[[Iterator[Notice]], None],
-) -> serving.Station:
+) -> sittings.Station:
     layout = _layout(settings, warm)
     batch_size = settings.batch_size or layout.batch_size
     decoder = decoders.choose(settings.decoder)
@@ -78,7 +78,7 @@ def _station(
         "%s lanes of %s threads, batches of %s, JPEGs by %s",
         layout.num_lanes, layout.num_threads, batch_size, decoder.name,
     )  # fmt: skip
-    return serving.Station(
+    return sittings.Station(
         owner=heartbeat.worker_name("classify"),
         sessions=sessions,
         warm=warm,

@@ -15,7 +15,7 @@ from db.outcomes import Recorded, page
 from pipeline import checkpoints, decoders, images, references
 from pipeline.serving.classifier import Classifier
 from tests import builders
-from worker import intake, messages, serving
+from worker import intake, messages, serving, sittings
 from worker.warm import Warm
 
 MODEL = "cats"
@@ -88,7 +88,7 @@ def load(version: registry.Version) -> Classifier:
     return Classifier.open(version.reference, sha256=version.sha256, device=CPU, precision="fp32", batch_size=2)
 
 
-def station(sessions: sessionmaker[Session], folder: Path, pool: Executor, **how: object) -> serving.Station:
+def station(sessions: sessionmaker[Session], folder: Path, pool: Executor, **how: object) -> sittings.Station:
     """Give the station of a classify child that may read `folder`."""
     usual: dict[str, object] = {
         "owner": "ada",
@@ -104,7 +104,7 @@ def station(sessions: sessionmaker[Session], folder: Path, pool: Executor, **how
         "lease_s": 60.0,
         "max_attempts": 3,
     }
-    return serving.Station(sessions=sessions, pool=pool, **(usual | how))
+    return sittings.Station(sessions=sessions, pool=pool, **(usual | how))
 
 
 def shards(sessions: sessionmaker[Session], job_id: uuid.UUID | None = None) -> list[models.Shard]:
@@ -120,7 +120,7 @@ def outcomes(sessions: sessionmaker[Session], job_id: uuid.UUID) -> list[Recorde
         return page(reading, job_id, limit=1000)
 
 
-def sit(station: serving.Station, job_id: uuid.UUID) -> serving.Tally:
+def sit(station: sittings.Station, job_id: uuid.UUID) -> sittings.Tally:
     """Sit for a job's first shard."""
     return serving.sit(station, shards(station.sessions, job_id)[0].id)
 

@@ -15,7 +15,7 @@ from db import errors, jobs, leases, registry, session, sweeps
 from pipeline import checkpoints
 from tests import builders as images
 from tests.worker import builders
-from worker import serving
+from worker import claiming, serving
 
 Sessions = sessionmaker[Session]
 
@@ -133,7 +133,7 @@ def test_work_on_a_cancelled_job_stops_at_the_next_heartbeat(sessions: Sessions,
 
     def cancelled() -> None:
         cancel(sessions, job_id)
-        serving.extend_leases(station)
+        claiming.extend_leases(station)
 
     pool = builders.Interrupted(cancelled, at=2)
     station = builders.station(sessions, photos, pool, batch_size=1)
@@ -148,7 +148,7 @@ def test_a_heartbeat_extends_what_is_held(sessions: Sessions, photos: Path, pool
     claim = take(sessions, job_id, owner="ada", lease_s=1.0)
     station = builders.station(sessions, photos, pool, held={claim.shard_id: claim.fence, 999: 1})
     before_s = builders.shards(sessions, job_id)[0].lease_until_s
-    serving.extend_leases(station)
+    claiming.extend_leases(station)
     assert builders.shards(sessions, job_id)[0].lease_until_s > before_s + 30
     assert station.held == {claim.shard_id: claim.fence}
 
