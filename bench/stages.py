@@ -1,6 +1,7 @@
 """Takes a classify worker's log. Gives milliseconds per image and stage, from the line that each sitting leaves."""
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,10 @@ SITTING = re.compile(
     r"(?P<items>\d+) items \(\d+ failed\) of (?P<shards>\d+) shards in (?P<batches>\d+) batches on \S+ in \S+ s: "
     r"claim \S+ fetch (?P<fetch>\S+) decode (?P<decode>\S+) forward (?P<forward>\S+) record (?P<record>\S+)"
 )
+
+
+#: Seconds that a sitting may go on after its last job has ended.
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +27,18 @@ class Spent:
     record_ms: float
 
 
-def since(log: Path, mark: int) -> Spent:
-    """Add up the sittings logged behind byte `mark`."""
-    with log.open() as lines:
-        lines.seek(mark)
-        found = [match.groupdict() for match in map(SITTING.search, lines) if match]
+def since(log: Path, mark: int, *, num_items: int = 1) -> Spent:
+    """Add up the sittings logged behind byte `mark`, once they are of `num_items`: a job ends before its sitting does."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while sum(int(sitting["items"]) for sitting in (found := _sittings(log, mark))) < num_items:
+        assert time.monotonic() < give_up_s, f"{log} tells of fewer than {num_items} items"
+        time.sleep(0.05)
     total = {name: sum(float(sitting[name]) for sitting in found) for name in SITTING.groupindex}
     per_image = {f"{name}_ms": 1000 * total[name] / total["items"] for name in ("fetch", "decode", "forward", "record")}
     return Spent(items_per_batch=total["items"] / total["batches"], **per_image)
+
+
+def _sittings(log: Path, mark: int) -> list[dict[str, str]]:
+    with log.open() as lines:
+        lines.seek(mark)
+        return [match.groupdict() for match in map(SITTING.search, lines) if match]

@@ -61,12 +61,18 @@ def main() -> int:
         task_images = list(itertools.islice(itertools.cycle(photos), asked.images))
         more, spent[arch] = _photos(asked, arch, task_images)
         found += more
+        _keep(asked, found, spent)
     if asked.tiny:
         found += _tiny(asked)
     rows.show("Throughput", found)
+    _keep(asked, found, spent)
+    return 0
+
+
+def _keep(asked: argparse.Namespace, found: Sequence[Row], spent: dict[str, object]) -> None:
+    """Write what is known so far: the whole takes a quarter of an hour."""
     if asked.json:
         rows.write(asked.json, found, stages=spent)
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -96,7 +102,7 @@ def _photos(asked: argparse.Namespace, arch: str, photos: list[str]) -> tuple[li
             for _ in range(asked.rounds):
                 mark = bench.log.stat().st_size
                 seen.ours.append(_classify(bench, photos))
-                seen.stages.append(stages.since(bench.log, mark))
+                seen.stages.append(stages.since(bench.log, mark, num_items=len(photos)))
                 with bench.stopped():
                     seen.floor.append(floor.measure(ready, photos, cores=task.cores).images_per_s)
                     seen.own_floor.append(_own_floor(bench, photos, task.cores).images_per_s)
