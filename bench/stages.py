@@ -28,11 +28,13 @@ class Spent:
 
 
 def since(log: Path, mark: int, *, num_items: int = 1) -> Spent:
-    """Add up the sittings logged behind byte `mark`, once they are of `num_items`: a job ends before its sitting does."""
+    """Add up the sittings logged behind byte `mark`, once they tell of `num_items`: a job ends before its sitting."""
     give_up_s = time.monotonic() + PATIENCE_S
-    while sum(int(sitting["items"]) for sitting in (found := _sittings(log, mark))) < num_items:
+    found = _sittings(log, mark)
+    while sum(int(sitting["items"]) for sitting in found) < num_items:
         assert time.monotonic() < give_up_s, f"{log} tells of fewer than {num_items} items"
         time.sleep(0.05)
+        found = _sittings(log, mark)
     total = {name: sum(float(sitting[name]) for sitting in found) for name in SITTING.groupindex}
     per_image = {f"{name}_ms": 1000 * total[name] / total["items"] for name in ("fetch", "decode", "forward", "record")}
     return Spent(items_per_batch=total["items"] / total["batches"], **per_image)
