@@ -35,14 +35,15 @@ def main() -> int:
 
 
 def _tables(files: Sequence[Path]) -> Iterator[str]:
-    first = json.loads(files[0].read_text())
+    read = [json.loads(file.read_text()) for file in files]
+    first = read[0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     yield f"\nMeasured {date.today().isoformat()}. {first['machine']}. {versions}.\n"  # noqa: DTZ011 - a day in a table
     yield "| work | beside | ours | theirs | seen | promised | |"
     yield "|---|---|---|---|---|---|---|"
     for file in files:
         yield from map(_line, rows.read(file))
-    yield from _stages(first.get("stages", {}))
+    yield from _stages({network: spent for one in read for network, spent in one.get("stages", {}).items()})
 
 
 def _line(row: Row) -> str:

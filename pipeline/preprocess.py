@@ -91,8 +91,8 @@ class Preprocess:
     def normalize(self, images_NCHW: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: N803
         """Turn uint8 0..255 into (x / 255 - mean) / std on the images' device, computed in fp32."""
         # As (x - 255 mean) / (255 std): the same numbers, in two passes over memory instead of four.
-        mean = torch.tensor(self.mean, device=images_NCHW.device).mul_(255).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images_NCHW.device).mul_(255).view(3, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images_NCHW.device).mul_(255).view(3, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images_NCHW.device).mul_(255).view(3, 1, 1)
         return (images_NCHW - mean).div_(std).to(dtype)
 
     def as_dict(self) -> dict[str, object]:

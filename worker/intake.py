@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeGuard, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, deliveries, errors, jobs, ledger, outcomes, registry, session, shards, workers
+from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
 from worker import inline, messages, sizing
 from worker.messages import Refusal, Reply
 
@@ -198,10 +198,15 @@ def cancel(desk: Desk, job_id: object) -> Reply:
 def job_status(reading: Session, job_id: uuid.UUID) -> messages.JobStatus:
     """Give a job's status in the words of the wire. Raises `UnknownJob`."""
     job = jobs.job(reading, job_id)
+    return as_status(job, job.version, note=_obstacle(reading, job))
+
+
+def as_status(job: jobs.JobView | leases.Ended, version: str | None, *, note: str | None = None) -> messages.JobStatus:
+    """Give a job in the words of the wire."""
     return messages.JobStatus(
         job_id=str(job.id),
         model=job.model,
-        version=job.version,
+        version=version,
         state=job.state,
         num_items=job.num_items,
         num_succeeded=job.num_succeeded,
@@ -209,27 +214,31 @@ def job_status(reading: Session, job_id: uuid.UUID) -> messages.JobStatus:
         created_at_s=job.created_at_s,
         started_at_s=job.started_at_s,
         finished_at_s=job.finished_at_s,
-        note=_obstacle(reading, job),
+        note=note,
     )
 
 
 def as_result(row: outcomes.Recorded) -> messages.Result:
     """Give an outcome in the words of the wire."""
-    failure = row.error
+    return result_of(row, row.version)
+
+
+def result_of(outcome: outcomes.Recorded | outcomes.Outcome, version: str | None) -> messages.Result:
+    """Give an outcome of a version in the words of the wire."""
+    failure = outcome.error
     return messages.Result(
-        position=row.position,
-        key=row.key,
-        reference=row.reference,
-        label=row.label,
-        score=row.score,
-        top_k=[[label, score] for label, score in row.top_k],
-        version=row.version,
-        error=None if failure is None else item_error(failure),
+        position=outcome.position,
+        key=outcome.key,
+        reference=outcome.reference,
+        label=outcome.label,
+        score=outcome.score,
+        top_k=[[label, score] for label, score in outcome.top_k],
+        version=version,
+        error=None if failure is None else _item_error(failure),
     )
 
 
-def item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
-    """Give what went wrong with an item in the words of the wire."""
+def _item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
     return messages.ItemError(stage=failure.stage, kind=failure.kind, message=failure.message)
 
 
