@@ -185,7 +185,9 @@ class Client:
             caller=caller,
         )
         receipt: Receipt | None = None
-        for receipt in self._send_parts(_parts(header, source)):
+        for one in self._send_parts(_parts(header, source)):
+            # Parts may be recorded in another order than they were sent: the fullest receipt is the latest.
+            receipt = one if receipt is None or one.num_received >= receipt.num_received else receipt
             if on_sent:
                 on_sent(receipt.num_received)
         if receipt is None:
