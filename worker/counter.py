@@ -17,8 +17,15 @@ from worker.messages import Notice, Receipt, Refusal, Reply
 
 #: Messages taken at once, at most.
 MAX_TAKEN = 100
-#: What is answered in little time; any other message is left to Celery.
-QUICK = frozenset({messages.SUBMIT, messages.STATUS, messages.RESULTS, messages.CANCEL})
+_JOB = frozenset({"job_id"})
+#: What is answered in little time, with the fields it may have; any other message is left to Celery. What a submission
+#: may have, intake says itself.
+QUICK = {
+    messages.SUBMIT: None,
+    messages.STATUS: _JOB,
+    messages.RESULTS: _JOB | {"after", "limit"},
+    messages.CANCEL: _JOB,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +103,9 @@ def _look(desk: intake.Desk, question: Question) -> Served:
         after, limit = fields.get("after", -1), fields.get("limit", intake.MAX_PAGE_ITEMS)
         return Served(question=question, reply=intake.results(desk, job_id, after=after, limit=limit))
     reply = intake.cancel(desk, job_id)
-    ended = isinstance(reply, messages.JobStatus) and reply.is_final
-    notice = Notice(job_id=reply.job_id, status=reply) if isinstance(reply, messages.JobStatus) and ended else None
-    return Served(question=question, reply=reply, notice=notice)
+    if isinstance(reply, messages.JobStatus) and reply.is_final:
+        return Served(question=question, reply=reply, notice=Notice(job_id=reply.job_id, status=reply))
+    return Served(question=question, reply=reply)
 
 
 def _submitted(question: Question, submitted: intake.Submitted) -> Served:
@@ -123,7 +130,8 @@ def _read(raw: bytes) -> Question | None:
         if headers["task"] not in QUICK or special or not plain:
             return None
         args, fields, _ = json.loads(b64decode(message["body"]))
-        if args or not isinstance(fields, dict):
+        known = QUICK[headers["task"]]
+        if args or not isinstance(fields, dict) or not (known is None or fields.keys() <= known):
             return None
         ignores = bool(headers.get("ignore_result"))
         return Question(id=headers["id"], task=headers["task"], fields=fields, ignores_answer=ignores)

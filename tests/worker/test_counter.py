@@ -1,5 +1,6 @@
 """What waits behind the message in hand is answered with it; what is not quick is left to Celery, in its order."""
 
+import inspect
 import json
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from worker.client import Client
 from worker.counter import Question
 from worker.messages import JobStatus, Receipt, Refusal
 from worker.settings import Settings
+from worker.tasks import intake as intake_tasks
 
 Sessions = sessionmaker[Session]
 
@@ -65,6 +67,19 @@ def test_quick_messages_are_taken_and_the_others_wait_as_before(mill: celery.Cel
         waiting = redis.lrange(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", 0, -1)
     assert [json.loads(raw)["headers"]["id"] for raw in reversed(waiting)] == left
     assert counter.take_waiting(mill) == []
+
+
+def test_arguments_without_names_and_unknown_ones_are_left_to_celery(mill: celery.Celery) -> None:
+    for how in ({"args": ["x"]}, {"kwargs": {"job_id": "x", "jobid": "y"}}):
+        mill.send_task(messages.STATUS, queue=messages.INTAKE_QUEUE, **how)
+    assert counter.take_waiting(mill) == []
+
+
+@pytest.mark.parametrize("task", [intake_tasks.status, intake_tasks.results, intake_tasks.cancel], ids=str)
+def test_a_tasks_arguments_may_come_without_names_and_unknown_ones_are_refused(task: celery.Task) -> None:
+    assert inspect.signature(task.run).bind("x").arguments == {"job_id": "x"}
+    with pytest.raises(TypeError):
+        inspect.signature(task.run).bind(jobid="x")
 
 
 def test_a_message_that_cannot_be_read_is_left_to_celery(mill: celery.Celery, redis_url: str) -> None:

@@ -42,21 +42,21 @@ def submit(self: Any, **submission: Any) -> dict[str, Any]:
 
 
 @shared_task(name=messages.STATUS, bind=True, **ANSWERED)
-def status(self: Any, **asked: Any) -> dict[str, Any]:
+def status(self: Any, job_id: Any = None) -> dict[str, Any]:
     """Tell how far a job is."""
-    return _serve(self, asked)
+    return _serve(self, {"job_id": job_id})
 
 
 @shared_task(name=messages.RESULTS, bind=True, **ANSWERED)
-def results(self: Any, **asked: Any) -> dict[str, Any]:
+def results(self: Any, job_id: Any = None, after: Any = -1, limit: Any = intake.MAX_PAGE_ITEMS) -> dict[str, Any]:
     """Give a page of a job's outcomes."""
-    return _serve(self, asked)
+    return _serve(self, {"job_id": job_id, "after": after, "limit": limit})
 
 
 @shared_task(name=messages.CANCEL, bind=True, **ANSWERED)
-def cancel(self: Any, **asked: Any) -> dict[str, Any]:
+def cancel(self: Any, job_id: Any = None) -> dict[str, Any]:
     """Cancel a job."""
-    return _serve(self, asked)
+    return _serve(self, {"job_id": job_id})
 
 
 def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
