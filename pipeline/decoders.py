@@ -7,7 +7,6 @@ with, and does what they cannot. Knows nothing of networks.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import time
 from collections.abc import Callable, Mapping

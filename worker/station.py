@@ -40,7 +40,7 @@ def open_serving(
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
     swap = Swap(warm, sessions, settings.models)
     swap.load_serving()
-    station = _station(settings, sessions, warm, tell)
+    station = _station(settings, sessions, warm, device, tell)
 
     def describe() -> workers.Worker:
         return heartbeat.row(
@@ -69,9 +69,10 @@ def _station(
     settings: Settings,
     sessions: sessionmaker[Session],
     warm: Warm,
+    device: torch.device,
     tell: Callable[[Iterator[Notice]], None],
 ) -> sittings.Station:
-    layout = _layout(settings, warm)
+    layout = _layout(settings, warm, device)
     batch_size = settings.batch_size or layout.batch_size
     decoder = decoders.choose(settings.decoder)
     log.info(
@@ -98,7 +99,9 @@ def _station(
     )
 
 
-def _layout(settings: Settings, warm: Warm) -> layouts.Layout:
+def _layout(settings: Settings, warm: Warm, device: torch.device) -> layouts.Layout:
+    if device.type == "cuda":
+        return layouts.ON_CUDA
     if settings.torch_threads:
         return layouts.of(settings.torch_threads, NUM_CORES)
     return layouts.fastest(warm.any(), NUM_CORES)

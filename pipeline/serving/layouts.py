@@ -19,7 +19,7 @@ from pipeline.serving.classifier import Classifier
 
 logger = logging.getLogger(__name__)
 
-#: images that a lane classifies at once while layouts are compared
+#: images that a lane classifies at once while layouts are compared, at the most
 NUM_IMAGES = 16
 #: seconds after which a layout has been tried enough, and rounds at most
 ENOUGH_S, MAX_ROUNDS = 0.5, 5
@@ -67,16 +67,15 @@ def of(num_threads: int, num_cores: int) -> Layout:
 
 
 def fastest(classifier: Classifier | None, num_cores: int) -> Layout:
-    """Try each layout for half a second; without a classifier to try, give each core its lane.
+    """Try each layout on the CPU for half a second; without a classifier to try, give each core its lane.
 
     Batches of a quick network are larger, up to `LARGEST_BATCH`: between two, the interpreter changes hands.
     """
     candidates = list(every(num_cores))
     if classifier is None:
         return candidates[0]
-    if classifier.device.type == "cuda":
-        return ON_CUDA
-    rates = {layout: _images_per_s(classifier, layout) for layout in candidates}
+    images_NCHW = _sample(classifier)  # noqa: N806
+    rates = {layout: _images_per_s(classifier, images_NCHW, layout) for layout in candidates}
     shown = ", ".join(f"{layout.num_lanes} x {layout.num_threads} {rate:.0f}" for layout, rate in rates.items())
     logger.info("images/s with lanes x threads: %s", shown)
     best = candidates[0]
@@ -93,9 +92,17 @@ def _with_batches(layout: Layout, image_s: float) -> Layout:
     return replace(layout, batch_size=batch_size)
 
 
-def _images_per_s(classifier: Classifier, layout: Layout) -> float:
+def _sample(classifier: Classifier) -> torch.Tensor:
+    """Give as many images as take a thread `ENOUGH_S`: a large network must not hold up the start of its worker."""
     size = classifier.preprocess.crop_size
     images_NCHW = torch.zeros(NUM_IMAGES, 3, size, size, dtype=torch.uint8)  # noqa: N806
+    started_s = time.perf_counter()
+    classifier.predict(images_NCHW[:1], top_k=1)
+    image_s = time.perf_counter() - started_s
+    return images_NCHW[: max(1, int(ENOUGH_S / image_s))]
+
+
+def _images_per_s(classifier: Classifier, images_NCHW: torch.Tensor, layout: Layout) -> float:  # noqa: N803
     with layout.open_pool() as pool:
         _round(classifier, images_NCHW, layout, pool)
         took_s: list[float] = []
@@ -103,7 +110,7 @@ def _images_per_s(classifier: Classifier, layout: Layout) -> float:
             started_s = time.perf_counter()
             _round(classifier, images_NCHW, layout, pool)
             took_s.append(time.perf_counter() - started_s)
-    return layout.num_lanes * NUM_IMAGES / min(took_s)
+    return layout.num_lanes * len(images_NCHW) / min(took_s)
 
 
 def _round(classifier: Classifier, images_NCHW: torch.Tensor, layout: Layout, pool: Executor) -> None:  # noqa: N803

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
@@ -51,3 +53,23 @@ def test_what_was_measured_is_a_layout_of_these_cores(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("image_s", "batch_size"), [(0.02, 16), (0.0003, 32), (0.0001, 64), (0.000001, 64)])
 def test_a_quick_network_gets_larger_batches(image_s: float, batch_size: int) -> None:
     assert layouts._with_batches(layouts.of(1, 2), image_s).batch_size == batch_size
+
+
+class Slow(nn.Module):
+    """Takes its time for each image."""
+
+    def __init__(self, image_s: float) -> None:
+        super().__init__()
+        self.image_s = image_s
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(self.image_s * len(images))
+        return images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(("image_s", "num_images"), [(0.3, 1), (0.1, 4), (0.0, layouts.NUM_IMAGES)])
+def test_a_slow_network_is_tried_on_few_images(tmp_path: Path, image_s: float, num_images: int) -> None:
+    saved = builders.tiny_checkpoint(tmp_path)
+    tiny = Classifier.open(saved.reference, sha256=saved.sha256, device="cpu", precision="fp32", batch_size=1)
+    slow = Classifier(network=Slow(image_s), card=tiny.card, device=tiny.device, dtype=tiny.dtype)
+    assert 1 <= len(layouts._sample(slow)) <= num_images
