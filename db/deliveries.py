@@ -5,7 +5,7 @@ Knows nothing of jobs that were there before: `ledger.receive` says what became 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -53,20 +53,7 @@ def receive(session: Session, deliveries: Sequence[Delivery]) -> list[Bell]:
 
 
 def _job(job: NewJob) -> dict[str, object]:
-    return {
-        "id": job.id,
-        "model": job.model,
-        "version_id": job.version_id,
-        "priority": job.priority,
-        "state": "accepted",
-        "idempotency_key": job.idempotency_key,
-        "top_k": job.top_k,
-        "num_items": job.num_items,
-        "num_received": job.num_items,
-        "num_open_shards": 1,
-        "deadline_s": job.deadline_s,
-        "caller": job.caller,
-    }
+    return asdict(job) | {"state": "accepted", "num_received": job.num_items, "num_open_shards": 1}
 
 
 def _part(one: Delivery) -> dict[str, object]:

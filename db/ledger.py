@@ -6,7 +6,7 @@ Knows nothing of messages, or of who classifies the items.
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from db.shards import Item
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job's header; the same in each of its parts."""
+    """A job's header, its fields named as the columns are; the same in each of its parts."""
 
     id: uuid.UUID
     model: str
@@ -109,18 +109,7 @@ def _is_utf8(written: str) -> bool:
 
 
 def _create_or_lock(session: Session, job: NewJob) -> Job:
-    created = database.insert(session, Job).values(
-        id=job.id,
-        model=job.model,
-        version_id=job.version_id,
-        priority=job.priority,
-        state="receiving",
-        idempotency_key=job.idempotency_key,
-        top_k=job.top_k,
-        num_items=job.num_items,
-        deadline_s=job.deadline_s,
-        caller=job.caller,
-    )
+    created = database.insert(session, Job).values(**asdict(job), state="receiving")
     # Waits for a transaction that is inserting the same job; after it, this one sees that job.
     session.execute(created.on_conflict_do_nothing())
     found = session.scalars(select(Job).where(_uses(job.id, job.idempotency_key)).with_for_update(key_share=True)).all()

@@ -184,15 +184,7 @@ class Client:
             num_items=num_items,
             caller=caller,
         )
-        receipt: Receipt | None = None
-        for one in self._send_parts(_parts(header, source)):
-            # Parts may be recorded in another order than they were sent: the fullest receipt is the latest.
-            receipt = one if receipt is None or one.num_received >= receipt.num_received else receipt
-            if on_sent:
-                on_sent(receipt.num_received)
-        if receipt is None:
-            raise NotAcknowledged(f"No part of job {header.job_id} was sent.")
-        return receipt
+        return self._send_all(header, source, on_sent)
 
     def classify(self, references: Iterable[str], *, timeout_s: float | None = None, **options: Any) -> list[Result]:
         """Submit references, paths, globs and folders as one small job, wait, and give all outcomes in order.
@@ -248,7 +240,7 @@ class Client:
         header = Submission(job_id=str(uuid.uuid4()), items=(), num_items=manifests.check(source), **options)
         small = next(_parts(header, source))
         if len(small.items) < small.num_items:
-            receipt = self.submit_items(source, job_id=header.job_id, **options)
+            receipt = self._send_all(header, source)
             return Notice(job_id=receipt.job_id, receipt=receipt)
         question = _Question(task=SUBMIT, payload=small.as_json(), is_answered=False)
         impatient_s = time.monotonic() + self.timeout_s
@@ -407,6 +399,20 @@ class Client:
         about = {name: options.pop(name) for name in ("who", "group") if name in options}
         about = {"who": "client", "source": "client", **about}
         return self.label_items((LabelledImage(label=label, **named(one), **about) for one, label in pairs), **options)
+
+    def _send_all(
+        self, header: Submission, source: manifests.Source, on_sent: Callable[[int], None] | None = None
+    ) -> Receipt:
+        """Send every part of a job whose items were checked, and give the fullest receipt."""
+        receipt: Receipt | None = None
+        for one in self._send_parts(_parts(header, source)):
+            # Parts may be recorded in another order than they were sent: the fullest receipt is the latest.
+            receipt = one if receipt is None or one.num_received >= receipt.num_received else receipt
+            if on_sent:
+                on_sent(receipt.num_received)
+        if receipt is None:
+            raise NotAcknowledged(f"No part of job {header.job_id} was sent.")
+        return receipt
 
     def _send_parts(self, parts: Iterator[Submission]) -> Iterator[Receipt]:
         """Send part after part, a few ahead of the receipts, so that intake is never idle."""
