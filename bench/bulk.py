@@ -12,12 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from bench.work import Work
 from db import session
-from db.outcomes import Outcome
+from db.outcomes import COLUMNS, Outcome
 
-COLUMNS = (
-    "job_id", "position", "shard_id", "key", "reference", "label", "score", "top_k", "version_id", "error_stage",
-    "error_kind", "error_message", "recorded_at_s",
-)  # fmt: skip
 INSERT = f"INSERT INTO outcomes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
 COPY = f"COPY outcomes ({', '.join(COLUMNS)}) FROM STDIN"
 

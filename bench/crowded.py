@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from bench import ledgers, memory, rows, work
 from db import jobs, outcomes, registry, session, workers
-from worker import export, intake, messages
+from worker import export, intake, messages, sizing
 
 #: Milliseconds of SQL that one question may take.
 MOST_MS = 50
@@ -92,7 +92,7 @@ def _questions(
 
 
 def _status(reading: Session) -> None:
-    workers.list_alive(reading, within_s=intake.ALIVE_S)
+    workers.list_alive(reading, within_s=sizing.ALIVE_S)
     jobs.waiting_items(reading)
     registry.models(reading)
     registry.serving(reading, ledgers.MODEL)

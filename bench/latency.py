@@ -7,7 +7,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +16,15 @@ from pathlib import Path
 
 import torch
 
-from bench import data, rows, stages
-from db import migrate, registry, session
-from pipeline import backbones, checkpoints, devices, images, references
-from pipeline.serving.classifier import Classifier
-from worker import runtime, versions
-from worker.cli import output, stack
+from bench import rows, stacks, stages
+from bench.stacks import MODEL, Bench
+from pipeline import backbones, images, references
+from tests import data
+from worker.cli import output
 from worker.client import Client
-from worker.settings import Settings
 
-MODEL = "photos"
 ARCH = "mobilenet_v3_small"
+NUM_CLASSES = 1000
 #: Images one after another before a round is timed.
 NUM_WARM = 20
 #: Processes that the callers live in; each is a thread with a client of its own.
@@ -40,17 +37,14 @@ def main() -> int:
     """Measure what was asked for and print it."""
     asked = _arguments()
     say = output.errors().print
-    photos = sorted((data.folder() / "imagenet-sample" / "images").iterdir())
-    with tempfile.TemporaryDirectory(prefix="im-bench-") as folder:
-        settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=(str(photos[0].parent),)).resolved()
-        _make_model(settings)
-        with stack.running(settings, say=say) as running, Client(settings.broker_url) as client:
-            log = running.logs / "classify.log"
-            found: list[rows.Row] = []
-            if asked.singles:
-                found += _alone(settings, client, _typical(photos).as_uri(), asked, say)
-            if asked.clients:
-                found += _crowd(settings, client, [photo.as_uri() for photo in photos], log, asked, say)
+    photos = sorted((data.place() / "imagenet-sample" / "images").iterdir())
+    torch.manual_seed(0)
+    found: list[rows.Row] = []
+    with stacks.running(ARCH, backbones.build(ARCH, num_classes=NUM_CLASSES).eval(), NUM_CLASSES) as bench:
+        if asked.singles:
+            found += _alone(bench, _typical(photos).as_uri(), asked, say)
+        if asked.clients:
+            found += _crowd(bench, [photo.as_uri() for photo in photos], asked, say)
     rows.show("Small work", found)
     if asked.json:
         rows.write(Path(asked.json), found)
@@ -72,30 +66,16 @@ def _typical(photos: Sequence[Path]) -> Path:
     return sorted(photos, key=lambda photo: photo.stat().st_size)[len(photos) // 2]
 
 
-def _make_model(settings: Settings) -> None:
-    migrate.upgrade(settings.database_url)
-    torch.manual_seed(0)
-    draft = checkpoints.Draft(
-        arch=ARCH, classes=tuple(f"class {number}" for number in range(1000)), preprocess=backbones.preprocess_for(ARCH)
-    )
-    network = backbones.build(ARCH, num_classes=1000).eval()
-    with runtime.ledger(settings) as sessions:
-        version = versions.register(sessions, settings.store, MODEL, network, draft, source="demo")
-        versions.promote(sessions, version.name, reason="benchmark")
-
-
 # One image on an idle system: a bare call of fetch, decode and forward beside a round trip through the queue.
 
 
-def _alone(
-    settings: Settings, client: Client, photo: str, asked: argparse.Namespace, say: Callable[[str], object]
-) -> list[rows.Row]:
-    bare = _bare(settings, photo)
+def _alone(bench: Bench, photo: str, asked: argparse.Namespace, say: Callable[[str], object]) -> list[rows.Row]:
+    bare = _bare(bench, photo)
     ours, theirs = [], []
     for number in range(asked.rounds):
         say(f"One image, {asked.singles} times, round {number + 1} ...")
         theirs.append(_times_ms(bare, asked.singles))
-        ours.append(_times_ms(lambda: _classify(client, photo), asked.singles))
+        ours.append(_times_ms(lambda: _classify(bench.client, photo), asked.singles))
     return [
         rows.Row(
             work=f"one photo, idle system, {name} of {asked.singles}",
@@ -110,23 +90,15 @@ def _alone(
     ]
 
 
-def _bare(settings: Settings, photo: str) -> Callable[[], object]:
-    with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
-        version = registry.version(reading, MODEL)
+def _bare(bench: Bench, photo: str) -> Callable[[], object]:
     # The quickest for one image here: two threads that sleep while they wait for each other take twice as long.
     torch.set_num_threads(1)
-    classifier = Classifier.open(
-        version.reference,
-        sha256=version.sha256,
-        device=devices.choose_device(settings.device),
-        precision=settings.precision,
-        batch_size=1,
-    )
-    roots, limits = references.Roots.parse(settings.allowed_roots), images.Limits()
+    classifier = bench.open_classifier()
+    roots, limits = references.Roots.parse(bench.stack.settings.allowed_roots), images.Limits()
 
     def classify() -> object:
-        data = references.fetch(photo, roots, max_bytes=limits.max_bytes)
-        pixels = classifier.preprocess.pixels(images.decode(data, limits))
+        file = references.fetch(photo, roots, max_bytes=limits.max_bytes)
+        pixels = classifier.preprocess.pixels(images.decode(file, limits))
         return classifier.predict(pixels[None], top_k=5)
 
     return classify
@@ -156,25 +128,20 @@ def _at(times: Sequence[float], share: float) -> float:
 
 
 def _crowd(
-    settings: Settings,
-    client: Client,
-    photos: Sequence[str],
-    log: Path,
-    asked: argparse.Namespace,
-    say: Callable[[str], object],
+    bench: Bench, photos: Sequence[str], asked: argparse.Namespace, say: Callable[[str], object]
 ) -> list[rows.Row]:
     num = asked.clients * asked.each
     named = [photos[number % len(photos)] for number in range(num)]
     ours, theirs, fills, waits = [], [], [], []
-    with _callers(settings.broker_url, asked.clients, named) as go:
+    with _callers(bench.stack.settings.broker_url, asked.clients, named) as go:
         for number in range(asked.rounds):
             say(f"{num} photos as one job, then from {asked.clients} callers, round {number + 1} ...")
-            theirs.append(num / _seconds(lambda: _as_one_job(client, named)))
-            mark = log.stat().st_size
+            theirs.append(num / _seconds(lambda: _as_one_job(bench.client, named)))
+            mark = bench.log.stat().st_size
             started_s = time.perf_counter()
             times = sorted(go())
             ours.append(num / (time.perf_counter() - started_s))
-            fills.append(stages.since(log, mark).items_per_batch)
+            fills.append(stages.since(bench.log, mark, num_items=num).items_per_batch)
             waits.append(_at(times, 0.5))
     fill = " ".join(f"{fill:.1f}" for fill in fills)
     wait = " ".join(f"{wait:,.0f}" for wait in waits)

@@ -16,7 +16,8 @@ from torch import nn
 
 from bench.peers import families
 from db import migrate, registry, session
-from pipeline import backbones, checkpoints
+from pipeline import backbones, checkpoints, devices
+from pipeline.serving.classifier import Classifier
 from worker import runtime, versions
 from worker.cli import output, stack
 from worker.client import Client
@@ -39,6 +40,13 @@ class Bench:
     def log(self) -> Path:
         """Where the classify worker writes a line for each sitting."""
         return self.stack.logs / "classify.log"
+
+    def open_classifier(self) -> Classifier:
+        """Open what the stack serves in this process."""
+        version, batch_size = self.version, devices.BATCH_ON_CPU
+        return Classifier.open(
+            version.reference, sha256=version.sha256, device="cpu", precision="auto", batch_size=batch_size
+        )
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

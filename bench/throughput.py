@@ -18,15 +18,15 @@ from pathlib import Path
 
 import torch
 
-from bench import data, floor, memory, rows, stacks, stages
+from bench import floor, memory, rows, stacks, stages
 from bench.floor import Floor
 from bench.peers import environments, network, weights
 from bench.peers.rounds import NUM_SHOWN, Task
 from bench.peers.running import Contest
 from bench.rows import Row
 from bench.stacks import MODEL, Bench
-from pipeline import decoders, digits, images
-from pipeline.serving.classifier import Classifier
+from pipeline import decoders, devices, digits, images
+from tests import data
 
 #: Each with what we promise against it.
 PROMISES = {
@@ -77,7 +77,7 @@ def _keep(asked: argparse.Namespace, found: Sequence[Row], spent: dict[str, obje
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.throughput", description="Measure images/s beside floor and peers.")
-    parser.add_argument("--photos", type=Path, default=data.folder() / "imagenet-sample", metavar="FOLDER")
+    parser.add_argument("--photos", type=Path, default=data.place() / "imagenet-sample", metavar="FOLDER")
     parser.add_argument("--arches", nargs="*", default=["mobilenet_v3_small", "resnet18"], help="of torchvision")
     parser.add_argument("--images", type=int, default=1500, help="photos per round")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median is what to quote")
@@ -153,7 +153,7 @@ def _own_floor(bench: Bench, photos: Sequence[str], cores: int) -> Floor:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        classifier = _open(bench)
+        classifier = bench.open_classifier()
         decoder, size = decoders.fastest(), classifier.preprocess.resize_size
         some = [Path(photo).read_bytes() for photo in photos[: floor.MAX_IMAGES]]
         started_s = time.perf_counter()
@@ -161,17 +161,12 @@ def _own_floor(bench: Bench, photos: Sequence[str], cores: int) -> Floor:
             classifier.preprocess.quick_pixels(decoder.decode(data, images.Limits(), resize_size=size)) for data in some
         ]
         decoded_s = time.perf_counter()
-        for batch in torch.stack(pixels).permute(0, 3, 1, 2).split(16):
+        for batch in torch.stack(pixels).permute(0, 3, 1, 2).split(devices.BATCH_ON_CPU):
             classifier.predict(batch, top_k=5)
         done_s = time.perf_counter()
     finally:
         torch.set_num_threads(threads)
     return Floor(decode_s=(decoded_s - started_s) / len(some), forward_s=(done_s - decoded_s) / len(some), cores=cores)
-
-
-def _open(bench: Bench) -> Classifier:
-    version = bench.version
-    return Classifier.open(version.reference, sha256=version.sha256, device="cpu", precision="auto", batch_size=16)
 
 
 # ---------------------------------------------------------------- tiny images

@@ -25,6 +25,7 @@ from pipeline.learning import evaluation, snapshots
 from pipeline.learning.plan import Thresholds, decide
 from pipeline.learning.recipes import Recipe
 from pipeline.learning.snapshots import Example, Snapshot
+from tests import data
 from worker.cli import output
 from worker.learning import answers, material, planning, training, trials
 from worker.learning.training import Trained
@@ -103,7 +104,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.transfer", description="Measure real transfer.")
-    parser.add_argument("--data", default="../shared/data", help="folder with weights/ and sets/")
+    parser.add_argument("--data", default=str(data.place()), help="folder with weights/ and sets/")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[20, 50, 0], help="images per class; 0 is all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
