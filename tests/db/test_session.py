@@ -68,22 +68,20 @@ def test_a_ledger_that_is_away_is_named_without_its_password(url, where):
     assert "\n" not in str(caught.value)
 
 
-def test_a_connection_lost_on_the_way_is_a_ledger_away(postgres, postgres_template):
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda session: workers.beat(session, ADA), id="a statement"),
+        pytest.param(lambda session: database.insert_rows(session, Part, ("first_position",), [(0,)]), id="many rows"),
+    ],
+)
+def test_a_connection_lost_on_the_way_is_a_ledger_away(postgres, postgres_template, write):
     postgres.copy(postgres_template, "severed")
     sessions = database.connect(postgres.url("severed"))
     with pytest.raises(errors.LedgerUnreachable), transaction(sessions) as session:  # noqa: PT012
         workers.beat(session, ADA)
         postgres.execute("DROP DATABASE severed WITH (FORCE)")
-        workers.beat(session, ADA)
-
-
-def test_a_connection_lost_before_many_rows_is_a_ledger_away(postgres, postgres_template):
-    postgres.copy(postgres_template, "severed_rows")
-    sessions = database.connect(postgres.url("severed_rows"))
-    with pytest.raises(errors.LedgerUnreachable), transaction(sessions) as session:  # noqa: PT012
-        workers.beat(session, ADA)
-        postgres.execute("DROP DATABASE severed_rows WITH (FORCE)")
-        database.insert_rows(session, Part, ("first_position",), [(0,)])
+        write(session)
 
 
 def test_a_wrong_statement_is_not_a_ledger_away(sessions):

@@ -81,14 +81,19 @@ def test_a_broker_that_is_away_is_one_sentence_without_its_password(ask: object)
     assert "\n" not in said
 
 
+def sent_to_intake(redis_url: str) -> list[dict[str, object]]:
+    """The messages that wait for an intake worker."""
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        return [json.loads(raw) for raw in redis.lrange(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", 0, -1)]
+
+
 def test_an_intake_that_never_answers_gets_the_same_message_again(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RESEND_S", 0.1)
     with Client(redis_url, timeout_s=0.35) as one, pytest.raises(NotAcknowledged, match="Is an intake worker running"):
         one.submit(["s3://bucket/1.jpg"])
-    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
-        sent = [json.loads(raw) for raw in redis.lrange(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", 0, -1)]
+    sent = sent_to_intake(redis_url)
     assert len(sent) > 1
     assert len({message["headers"]["id"] for message in sent}) == 1
     assert {message["headers"]["task"] for message in sent} == {messages.SUBMIT}
@@ -101,8 +106,7 @@ def test_one_call_without_an_intake_sends_the_same_submission_again(
     monkeypatch.setattr(client, "RESEND_S", 0.1)
     with Client(redis_url, timeout_s=0.35) as one, pytest.raises(NotAcknowledged, match="Is an intake worker running"):
         one.classify(["s3://bucket/1.jpg"])
-    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
-        sent = [json.loads(raw) for raw in redis.lrange(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", 0, -1)]
+    sent = sent_to_intake(redis_url)
     assert len(sent) > 1
     assert len({message["body"] for message in sent}) == 1, "one job, however often it is sent"
     assert {message["headers"]["ignore_result"] for message in sent} == {True}
