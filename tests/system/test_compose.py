@@ -215,7 +215,7 @@ def test_the_command_line_knows_the_health_check(service: composition.Service) -
         return
     assert service.health[:3] == ["python", "-m", "worker"]
     asked = parser.build().parse_args(service.health[3:])
-    assert (asked.run, asked.role) == ("processes:health", service.name)
+    assert (asked.handler, asked.role) == ("processes:health", service.name)
 
 
 @every((*OURS, *ONE_SHOT))

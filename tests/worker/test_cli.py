@@ -62,6 +62,7 @@ def test_every_command_names_a_function_that_exists() -> None:
         for name in names:
             [action] = [one for one in below._actions if isinstance(one, argparse._SubParsersAction)]
             below = action.choices[name]
-        if run := below.get_default("run"):
-            module, function = run.split(":")
-            assert callable(getattr(importlib.import_module(f"worker.cli.{module}"), function)), run
+        if handler := below.get_default("handler"):
+            module, function = handler.split(":")
+            assert callable(getattr(importlib.import_module(f"worker.cli.{module}"), function)), handler
+            assert "handler" not in [action.dest for action in below._actions], names

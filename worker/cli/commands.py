@@ -49,7 +49,7 @@ WRONG_KINDS = frozenset({
     "idempotency_conflict", "nothing_to_start_from", "playbook_invalid", "recipe_invalid",
 })  # fmt: skip
 
-Run = Callable[[Namespace, settings.Settings], int]
+Handler = Callable[[Namespace, settings.Settings], int]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         known = settings.read_settings()
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        module, function = asked.run.split(":")
-        run: Run = getattr(importlib.import_module(f"worker.cli.{module}"), function)
-        return run(asked, known)
+        module, function = asked.handler.split(":")
+        handler: Handler = getattr(importlib.import_module(f"worker.cli.{module}"), function)
+        return handler(asked, known)
     except BrokenPipeError:
         # The reader (`head`, say) has enough; there is nobody left to tell.
         sys.stderr.close()

@@ -13,7 +13,7 @@ settings: IMAGEMILL_* variables; `imagemill settings` lists them with their valu
 
 
 def build() -> argparse.ArgumentParser:
-    """Build the whole parser; each command names its function as `module:function` in `run`."""
+    """Build the whole parser; each command names its function as `module:function` in `handler`."""
     parser = argparse.ArgumentParser(
         prog="imagemill",
         description="Classify images in bulk from a queue, on a warm model, with every outcome in SQL.",

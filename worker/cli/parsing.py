@@ -15,10 +15,10 @@ JSON = argparse.ArgumentParser(add_help=False)
 JSON.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def command(commands: Commands, name: str, run: str, about: str) -> argparse.ArgumentParser:
-    """Add a command that runs `run`, a `module:function` of `worker.cli`."""
+def command(commands: Commands, name: str, handler: str, about: str) -> argparse.ArgumentParser:
+    """Add a command that runs `handler`, a `module:function` of `worker.cli`."""
     added: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about, parents=[JSON])
-    added.set_defaults(run=run)
+    added.set_defaults(handler=handler)
     return added
 
 
