@@ -60,10 +60,10 @@ class Bench:
 
 
 @contextmanager
-def running(arch: str, network: nn.Module, num_classes: int) -> Iterator[Bench]:
+def running(arch: str, network: nn.Module, num_classes: int, *, processes: int = 0) -> Iterator[Bench]:
     """Start a stack that serves the network; its classes are named by their numbers."""
     with tempfile.TemporaryDirectory(prefix="im-bench-") as folder:
-        settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=("/",)).resolved()
+        settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=("/",), processes=processes).resolved()
         version = _register(settings, arch, network, num_classes)
         with stack.running(settings, say=output.errors().print) as started, Client(settings.broker_url) as client:
             yield Bench(stack=started, client=client, version=version)

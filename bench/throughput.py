@@ -173,7 +173,7 @@ def _own_floor(bench: Bench, photos: Sequence[str], cores: int) -> Floor:
 
 
 def _tiny(asked: argparse.Namespace) -> list[Row]:
-    """Measure images of 32 x 32 pixels, what a second worker changes, and whether memory grows."""
+    """Measure images of 32 x 32 pixels, what a second process changes, and whether memory grows."""
     ours: list[float] = []
     with tempfile.TemporaryDirectory(prefix="im-digits-") as folder:
         files = [str(digit.file) for digit in digits.write_images(Path(folder))[:300]]
@@ -184,6 +184,7 @@ def _tiny(asked: argparse.Namespace) -> list[Row]:
             Contest(peers=("celery_per_image",), task=task, folder=asked.environments) as contest,
             stacks.running(digits.ARCH, network.load("digits", task.weights, 10).module, 10) as bench,
         ):
+            module = network.load("digits", task.weights, 10).module
             _classify(bench, many[:SETTLED])
             before = memory.of(bench.stack)
             for _ in range(asked.rounds):
@@ -191,9 +192,9 @@ def _tiny(asked: argparse.Namespace) -> list[Row]:
                 with bench.stopped():
                     contest.round()
             after = memory.of(bench.stack)
-            bench.stack.start("second classify", "worker", "classify")
-            _await_second(bench, files)
-            two = [_classify(bench, many) for _ in range(asked.rounds)]
+            with bench.stopped(), stacks.running(digits.ARCH, module, 10, processes=1) as single:
+                _classify(single, many[:SETTLED])
+                alone = [_classify(single, many) for _ in range(asked.rounds)]
             [ran] = contest.ran()
     child = "classify, its child"
     return [
@@ -202,7 +203,7 @@ def _tiny(asked: argparse.Namespace) -> list[Row]:
             theirs=ran.images_per_s, unit="images/s", at_least=20, note=ran.note,
         ),
         Row(
-            work="two workers on these cores", against="one worker", ours=tuple(two), theirs=tuple(ours),
+            work="a process for each of these cores", against="one process", ours=tuple(ours), theirs=tuple(alone),
             unit="images/s", at_least=1.0,
         ),
         Row(
@@ -210,16 +211,6 @@ def _tiny(asked: argparse.Namespace) -> list[Row]:
             ours=(after[child],), theirs=(before[child],), unit="MB", adds_at_most=0.03 * before[child],
         ),
     ]  # fmt: skip
-
-
-def _await_second(bench: Bench, files: Sequence[str]) -> None:
-    """Wait until the second worker has done some of the work."""
-    log = bench.stack.logs / "second classify.log"
-    give_up_s = time.monotonic() + 60
-    while "items (" not in (log.read_text() if log.exists() else ""):
-        assert time.monotonic() < give_up_s, f"the second worker did not come up; see {log}"
-        for one in [bench.client.submit(files[:64], model=MODEL) for _ in range(8)]:
-            bench.client.wait(one.job_id)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ class ClassRow:
     is_removed: bool
 
 
-def lock(session: Session, model: str) -> LabelSet:
-    """Lock a model's label set until the transaction ends; the first to ask makes it, with a salt of its own."""
+def lock(session: Session, model: str, *, salt: str = "") -> LabelSet:
+    """Lock a model's label set until the transaction ends; the first to ask makes it, with this salt or its own."""
     locked = select(LabelSet).where(LabelSet.model == model).with_for_update()
     while (found := session.scalar(locked)) is None:
-        made = database.insert(session, LabelSet).values(model=model, salt=secrets.token_hex(16))
+        made = database.insert(session, LabelSet).values(model=model, salt=salt or secrets.token_hex(16))
         session.execute(made.on_conflict_do_nothing())
     return found
 

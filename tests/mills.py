@@ -109,6 +109,7 @@ def tiny_settings(home: Path, **changes: object) -> Settings:
         home=home,
         allowed_roots=(str(images),),
         models=("tiny", "swap", "pets"),
+        processes=1,
         shard_size=64,
         lease_s=4.0,
         run_lease_s=4.0,

@@ -20,6 +20,11 @@ PREFIX = "IMAGEMILL_"
 FOREIGN = ("IMAGEMILL_TEST_",)
 #: Cores this process may use, which may be fewer than the machine has.
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+#: What NVIDIA's driver shows of itself; asking torch would put CUDA into a process that only starts others.
+GPU = Path("/dev/nvidiactl")
+#: Classify processes that a CPU gets by itself. Two threads in one process wait for the interpreter as much as for a
+#: core (docs/performance.md), and each process holds its own copy of torch and of the model.
+MOST_PROCESSES = 4
 #: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
 LONGEST_SITTING_S = 120.0
 #: Settings whose value is never shown.
@@ -134,7 +139,10 @@ class Settings:
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")
     precision: str = _setting(_one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal")
     batch_size: int = _setting(_natural, 0, "images in one forward pass; 0 takes 16 to 64, as measured at start")
-    decode_threads: int = _setting(_positive, min(8, NUM_CORES), "threads that fetch and decode ahead")
+    processes: int = _setting(
+        _natural, 0, "children of a classify worker, each with its share of the cores; 0 takes 1 on a GPU, else up to 4"
+    )
+    decode_threads: int = _setting(_positive, min(8, NUM_CORES), "threads of one process that fetch and decode ahead")
     torch_threads: int = _setting(
         _natural, 0, "threads of one forward pass on the CPU; the cores left run others beside it; 0 measures at start"
     )
@@ -199,6 +207,14 @@ class Settings:
     def or_here(self) -> "Settings":
         """Give the same settings, with the working folder as the root that references lie under if there is none."""
         return self if self.allowed_roots else replace(self, allowed_roots=(str(Path.cwd()),))
+
+    @property
+    def num_processes(self) -> int:
+        """Children of a classify worker."""
+        if self.processes:
+            return self.processes
+        has_gpu = self.device.startswith("cuda") or (self.device == "auto" and GPU.exists())
+        return 1 if has_gpu else min(MOST_PROCESSES, NUM_CORES)
 
     @property
     def is_embedded(self) -> bool:

@@ -34,7 +34,7 @@ def open_serving(
 
     Raises `DeviceUnavailable`. A version that will not load is reported in the ledger, not raised.
     """
-    torch.set_num_threads(settings.torch_threads or NUM_CORES)
+    torch.set_num_threads(settings.torch_threads or _num_cores(settings))
     device = devices.choose_device(settings.device)
     device_id = devices.device_id(device)
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
@@ -103,8 +103,13 @@ def _layout(settings: Settings, warm: Warm, device: torch.device) -> layouts.Lay
     if device.type == "cuda":
         return layouts.ON_CUDA
     if settings.torch_threads:
-        return layouts.of(settings.torch_threads, NUM_CORES)
-    return layouts.fastest(warm.any(), NUM_CORES)
+        return layouts.of(settings.torch_threads, _num_cores(settings))
+    return layouts.fastest(warm.any(), _num_cores(settings))
+
+
+def _num_cores(settings: Settings) -> int:
+    """Give this process's share of the cores."""
+    return max(1, NUM_CORES // settings.num_processes)
 
 
 def _load(settings: Settings, device: torch.device, version: registry.Version) -> Classifier:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.settings import MAX_SOCKET_NAME, Settings, SettingsInvalid, embedded_socket
+from worker import settings
+from worker.settings import MAX_SOCKET_NAME, NUM_CORES, Settings, SettingsInvalid, embedded_socket
 
 SAID = {
     "unknown, with a near one": (
@@ -127,3 +128,20 @@ def test_settings_move_with_their_home(tmp_path: Path) -> None:
 def test_a_broker_of_ones_own_stays_when_settings_move(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "a", broker_url="redis://host/0").resolved()
     assert settings.at(tmp_path / "b").broker_url == "redis://host/0"
+
+
+@pytest.mark.parametrize(
+    ("given", "has_gpu", "num"),
+    [
+        ({}, False, min(4, NUM_CORES)),
+        ({}, True, 1),
+        ({"device": "cpu"}, True, min(4, NUM_CORES)),
+        ({"device": "cuda:1"}, False, 1),
+        ({"processes": 3}, True, 3),
+    ],
+)
+def test_a_cpu_gets_a_process_for_each_core_up_to_four_and_a_gpu_one(
+    given: dict[str, object], has_gpu: bool, num: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "GPU", tmp_path if has_gpu else tmp_path / "none")
+    assert Settings(**given).num_processes == num

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import gates, registry, runs, session, triggers
+from db import classes, gates, registry, runs, session, triggers
 from worker import runtime, versions
 from worker.cli import output, stack
 from worker.client import Client
@@ -267,6 +267,9 @@ def make_base(story: Story, seed: int) -> None:
         preprocess=backbones.preprocess_for(digits.ARCH),
     )
     with runtime.ledger(settings) as sessions:
+        with session.transaction(sessions) as transaction:
+            # The same seed tests on the same images, so that the story ends alike.
+            classes.lock(transaction, MODEL, salt=f"demo {seed}")
         version = versions.register(sessions, settings.store, BASE, network, draft, source="demo")
     story.say(
         f"Pretrained a network of {version.num_parameters:,} parameters on {len(drawn)} printed letters: {version.name}"

@@ -37,7 +37,7 @@ def _add_stack(commands: Commands) -> None:
     up.add_argument("--no-flower", action="store_true", help="leave Flower out")
     story = "the whole story: labels arrive, a model learns and serves, and keeps up with new classes"
     demo = command(commands, "demo", "demo:demo", story)
-    demo.add_argument("--seed", type=int, default=0, help="which digits are held out, and the network's first weights")
+    demo.add_argument("--seed", type=int, default=0, help="which digits are held out and tested on")
     command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
     command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
 
