@@ -56,5 +56,5 @@ def _row(job_id: object, shard_id: int, one: Outcome, at_s: float) -> Row:
     top_k = json.dumps(one.top_k, separators=(",", ":"))
     return (
         job_id, one.position, shard_id, one.key, one.reference, one.label, one.score, top_k, one.version_id, None, None,
-        None, at_s,
+        None, at_s, None,
     )  # fmt: skip

@@ -137,11 +137,11 @@ def _crowd(
         for number in range(asked.rounds):
             say(f"{num} photos as one job, then from {asked.clients} callers, round {number + 1} ...")
             theirs.append(num / _seconds(lambda: _as_one_job(bench.client, named)))
-            mark = bench.log.stat().st_size
+            marks = stages.mark(bench.logs)
             started_s = time.perf_counter()
             times = sorted(go())
             ours.append(num / (time.perf_counter() - started_s))
-            fills.append(stages.since(bench.log, mark, num_items=num).items_per_batch)
+            fills.append(stages.since(marks, num_items=num).items_per_batch)
             waits.append(_at(times, 0.5))
     fill = " ".join(f"{fill:.1f}" for fill in fills)
     wait = " ".join(f"{wait:,.0f}" for wait in waits)

@@ -37,9 +37,9 @@ class Bench:
     version: registry.Version
 
     @property
-    def log(self) -> Path:
-        """Where the classify worker writes a line for each sitting."""
-        return self.stack.logs / "classify.log"
+    def logs(self) -> list[Path]:
+        """Where the classify workers write a line for each sitting."""
+        return sorted(self.stack.logs.glob("classify*.log"))
 
     def open_classifier(self) -> Classifier:
         """Open what the stack serves in this process."""

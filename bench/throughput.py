@@ -100,9 +100,9 @@ def _photos(asked: argparse.Namespace, arch: str, photos: list[str]) -> tuple[li
             _classify(bench, photos[:64])
             agreed = _agreed(bench, photos, ready)
             for _ in range(asked.rounds):
-                mark = bench.log.stat().st_size
+                marks = stages.mark(bench.logs)
                 seen.ours.append(_classify(bench, photos))
-                seen.stages.append(stages.since(bench.log, mark, num_items=len(photos)))
+                seen.stages.append(stages.since(marks, num_items=len(photos)))
                 with bench.stopped():
                     seen.floor.append(floor.measure(ready, photos, cores=task.cores).images_per_s)
                     seen.own_floor.append(_own_floor(bench, photos, task.cores).images_per_s)

@@ -242,6 +242,11 @@ class Outcome(Base):
         CheckConstraint("(label IS NULL) <> (error_kind IS NULL)", name="label_or_error"),
         _where("ix_outcomes_errors", ["job_id", "position"], text("error_kind IS NOT NULL")),
         Index("ix_outcomes_version_id", "version_id", "recorded_at_s"),
+        _where(
+            "ix_outcomes_content",
+            ["version_id", "content_sha256", "recorded_at_s"],
+            text("content_sha256 IS NOT NULL"),
+        ),
         {"sqlite_with_rowid": False},
     )
 
@@ -261,6 +266,8 @@ class Outcome(Base):
     error_kind: Mapped[str | None]
     error_message: Mapped[str | None]
     recorded_at_s: Mapped[float] = mapped_column(default=now_s())
+    #: of the image's bytes, in hex; only where answers are recalled
+    content_sha256: Mapped[str | None]
 
 
 class Worker(Base):

@@ -22,7 +22,7 @@ PAGE = 1000
 #: what `_row` gives, in its order
 COLUMNS = (
     "job_id", "position", "shard_id", "key", "reference", "label", "score", "top_k", "version_id", "error_stage",
-    "error_kind", "error_message", "recorded_at_s",
+    "error_kind", "error_message", "recorded_at_s", "content_sha256",
 )  # fmt: skip
 
 _NO_ERROR = (None, None, None)
@@ -54,6 +54,8 @@ class Outcome:
     top_k: tuple[tuple[str, float], ...] = ()
     version_id: int | None = None
     error: ItemFailure | None = None
+    #: of the image's bytes, in hex; only where answers are recalled
+    content_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,18 @@ def recorded_since(
     return [_recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
 
 
+def last_of_content(session: Session, version_id: int, sha256: str) -> tuple[tuple[str, float], ...]:
+    """Give what a version last said of an image with these bytes, as (label, score), best first; empty if nothing."""
+    row = models.Outcome
+    found = session.scalar(
+        select(row.top_k)
+        .where(row.version_id == version_id, row.content_sha256 == sha256, row.label.is_not(None))
+        .order_by(row.recorded_at_s.desc())
+        .limit(1)
+    )
+    return tuple((label, score) for label, score in found or ())
+
+
 def _only(chosen: Select[models.Outcome, str], errors: bool | None) -> Select[models.Outcome, str]:
     if errors is None:
         return chosen
@@ -143,7 +157,7 @@ def _rows(job_id: str, shard_id: int, outcomes: Sequence[Outcome], at_s: float) 
         error = _NO_ERROR if one.error is None else _error(one.error)
         yield (
             job_id, one.position, shard_id, one.key, one.reference, one.label, one.score, top_k, one.version_id, *error,
-            at_s,
+            at_s, one.content_sha256,
         )  # fmt: skip
 
 
@@ -170,6 +184,7 @@ def _recorded(row: models.Outcome, version: str | None) -> Recorded:
         top_k=tuple((label, score) for label, score in row.top_k or ()),
         version_id=row.version_id,
         error=error,
+        content_sha256=row.content_sha256,
         version=version,
         recorded_at_s=row.recorded_at_s,
     )

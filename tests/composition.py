@@ -35,10 +35,11 @@ SECRETS_MARK = "<!-- secrets:"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the compose specification's own tag."""
+    """YAML with the compose specification's own tags."""
 
 
 _Loader.add_constructor("!reset", lambda _loader, _node: None)
+_Loader.add_constructor("!override", lambda loader, node: loader.construct_mapping(node, deep=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ from pipeline import decoders, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
-from worker import claiming, endings
+from worker import claiming, endings, recall
+from worker.recall import UNKNOWN, Content
 from worker.sittings import Station, Tally
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class _Sheet:
 
 
 _Tag = tuple[_Sheet, Item]
+_Batch = batching.Batch[_Tag, Content]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +127,14 @@ class _Sitting:
         batches = batching.batches(
             self._items(claims, version),
             read=partial(references.fetch, roots=self.station.roots, max_bytes=self.station.limits.max_bytes),
-            shape=partial(_pixels, classifier, self.station.decoder, self.station.limits),
+            shape=partial(_shape, self.station, classifier, version.id),
             batch_size=self.station.batch_size,
             pool=self.station.pool,
             lookahead=BATCHES_AHEAD * self.station.batch_size,
             spent=spent,
         )
         ahead = self.station.num_lanes + BATCHES_WAITING
-        predict = partial(_predict, classifier)
+        predict: Callable[[_Batch], _Predicted] = partial(_predict, classifier)
         for batch, predicted in lanes.in_order(batches, predict, pool=self.station.lanes, ahead=ahead):
             self._note(batch, predicted, version.id)
             self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
@@ -202,11 +204,15 @@ class _Sitting:
         self.tally.claim_s += time.monotonic() - started_s
         return claims
 
-    def _note(self, batch: batching.Batch[_Tag], predicted: "_Predicted", version_id: int) -> None:
+    def _note(self, batch: _Batch, predicted: "_Predicted", version_id: int) -> None:
         for (sheet, item), failure in batch.failures:
             sheet.done.append(_failed(item, failure.stage, failure.kind, failure.message, version_id))
-        for (sheet, item), prediction in zip(batch.tags, predicted.predictions, strict=True):
-            sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id))
+        for (sheet, item), content in batch.spared:
+            if content.recalled is not None:
+                sheet.done.append(_labelled(item, content.recalled, sheet.claim.top_k, version_id, content))
+        for (sheet, item), content, prediction in zip(batch.tags, batch.notes, predicted.predictions, strict=True):
+            sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id, content))
+        self.tally.num_recalled += len(batch.spared)
         self.tally.num_batches += bool(batch.tags)
         self.tally.forward_s += predicted.forward_s
 
@@ -272,12 +278,24 @@ def _bell(sheet: _Sheet) -> bells.Bell:
     )
 
 
+def _shape(
+    station: Station, classifier: Classifier, version_id: int, tag: _Tag, data: bytes
+) -> batching.Shaped[Content]:
+    content = UNKNOWN
+    if station.recalls:
+        top_k = min(tag[0].claim.top_k, classifier.num_answers)
+        content = recall.content(station.sessions, version_id, data, top_k=top_k)
+        if content.recalled is not None:
+            return batching.Shaped(None, content)
+    return batching.Shaped(_pixels(classifier, station.decoder, station.limits, data), content)
+
+
 def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Limits, data: bytes) -> torch.Tensor:
     preprocess = classifier.preprocess
     return preprocess.quick_pixels(decoder.decode(data, limits, resize_size=preprocess.resize_size))
 
 
-def _predict(classifier: Classifier, batch: batching.Batch[_Tag]) -> _Predicted:
+def _predict(classifier: Classifier, batch: _Batch) -> _Predicted:
     if batch.images_NCHW is None:
         return _Predicted((), 0.0)
     started_s = time.monotonic()
@@ -297,7 +315,7 @@ def _persistently(write: Callable[[], Written]) -> Written:
     return write()
 
 
-def _labelled(item: Item, prediction: Prediction, top_k: int, version_id: int) -> outcomes.Outcome:
+def _labelled(item: Item, prediction: Prediction, top_k: int, version_id: int, content: Content) -> outcomes.Outcome:
     return outcomes.Outcome(
         position=item.position,
         key=item.key,
@@ -307,6 +325,7 @@ def _labelled(item: Item, prediction: Prediction, top_k: int, version_id: int) -
         top_k=prediction.top_k[:top_k],
         version_id=version_id,
         error=None,
+        content_sha256=content.sha256,
     )
 
 

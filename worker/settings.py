@@ -20,10 +20,12 @@ PREFIX = "IMAGEMILL_"
 FOREIGN = ("IMAGEMILL_TEST_",)
 #: Cores this process may use, which may be fewer than the machine has.
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+#: How a setting is turned on and off; `str` of a bool, too, which is how one process tells another.
+SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 #: What NVIDIA's driver shows of itself; asking torch would put CUDA into a process that only starts others.
 GPU = Path("/dev/nvidiactl")
-#: Classify processes that a CPU gets by itself. Two threads in one process wait for the interpreter as much as for a
-#: core (docs/performance.md), and each process holds its own copy of torch and of the model.
+#: Classify workers that `up` starts on a CPU by itself. Two threads in one process wait for the interpreter as much as
+#: for a core, and each process holds its own copy of torch and of the model (DECISIONS.md).
 MOST_PROCESSES = 4
 #: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
 LONGEST_SITTING_S = 120.0
@@ -67,6 +69,12 @@ def _natural(text: str) -> int:
     if not text.strip().isdecimal():
         raise ValueError("give a whole number of at least 0")
     return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text.strip().lower() not in SWITCHES:
+        raise ValueError("give yes or no")
+    return SWITCHES[text.strip().lower()]
 
 
 def _seconds(text: str) -> float:
@@ -140,7 +148,9 @@ class Settings:
     precision: str = _setting(_one_of("auto", "fp32", "bf16"), "auto", "auto: bf16 on CUDA when parity shows it equal")
     batch_size: int = _setting(_natural, 0, "images in one forward pass; 0 takes 16 to 64, as measured at start")
     processes: int = _setting(
-        _natural, 0, "children of a classify worker, each with its share of the cores; 0 takes 1 on a GPU, else up to 4"
+        _natural,
+        0,
+        "classify workers that share this machine's cores; 0 takes 1, and `up` on a CPU up to 4",
     )
     decode_threads: int = _setting(_positive, min(8, NUM_CORES), "threads of one process that fetch and decode ahead")
     torch_threads: int = _setting(
@@ -151,6 +161,9 @@ class Settings:
     )
     shard_size: int = _setting(
         _natural, 0, "items in one shard, the unit of lease and record; 0 takes what a worker does in a second"
+    )
+    recall: bool = _setting(
+        _switch, False, "yes answers identical image bytes with what the same version recorded of them before"
     )
     sitting_s: float = _setting(_sitting, 20.0, "seconds after which a task gives back what it has not done")
     lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")
@@ -208,13 +221,17 @@ class Settings:
         """Give the same settings, with the working folder as the root that references lie under if there is none."""
         return self if self.allowed_roots else replace(self, allowed_roots=(str(Path.cwd()),))
 
-    @property
-    def num_processes(self) -> int:
-        """Children of a classify worker."""
+    def shared_out(self) -> "Settings":
+        """Give the same settings, with as many classify workers as suit this machine unless their number is set."""
         if self.processes:
-            return self.processes
+            return self
         has_gpu = self.device.startswith("cuda") or (self.device == "auto" and GPU.exists())
-        return 1 if has_gpu else min(MOST_PROCESSES, NUM_CORES)
+        return replace(self, processes=1 if has_gpu else min(MOST_PROCESSES, NUM_CORES))
+
+    @property
+    def num_cores(self) -> int:
+        """Cores that a classify worker takes for itself."""
+        return max(1, NUM_CORES // max(1, self.processes))
 
     @property
     def is_embedded(self) -> bool:

@@ -36,6 +36,8 @@ class Station:
     sitting_s: float
     lease_s: float
     max_attempts: int
+    #: Identical bytes are answered with what the same version recorded of them.
+    recalls: bool = False
     #: Tells those who wait for jobs how they ended, after the commit that ended them.
     tell: Callable[[Iterator[Notice]], None] = lambda _: None
     #: Versions by id, which never change.
@@ -54,6 +56,7 @@ class Tally:
     num_shards: int = 0
     num_items: int = 0
     num_failed: int = 0
+    num_recalled: int = 0
     num_batches: int = 0
     claim_s: float = 0.0
     fetch_s: float = 0.0
@@ -70,8 +73,9 @@ class Tally:
         if not self.num_shards:
             return "nothing left to claim"
         stages = ("claim", "fetch", "decode", "forward", "record")
+        of_them = f"{self.num_failed} failed" + f", {self.num_recalled} recalled" * bool(self.num_recalled)
         return (
-            f"{self.num_items} items ({self.num_failed} failed) of {self.num_shards} shards in {self.num_batches} "
-            f"batches on {self.version} in {self.total_s:.3f} s: "
+            f"{self.num_items} items ({of_them}) of {self.num_shards} shards in {self.num_batches} batches "
+            f"on {self.version} in {self.total_s:.3f} s: "
             + " ".join(f"{stage} {getattr(self, f'{stage}_s'):.3f}" for stage in stages)
         )

@@ -17,7 +17,7 @@ from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
 from worker import claiming, heartbeat, serving, sittings
 from worker.messages import Notice
-from worker.settings import NUM_CORES, Settings
+from worker.settings import Settings
 from worker.swap import Swap
 from worker.warm import Warm
 
@@ -34,7 +34,7 @@ def open_serving(
 
     Raises `DeviceUnavailable`. A version that will not load is reported in the ledger, not raised.
     """
-    torch.set_num_threads(settings.torch_threads or _num_cores(settings))
+    torch.set_num_threads(settings.torch_threads or settings.num_cores)
     device = devices.choose_device(settings.device)
     device_id = devices.device_id(device)
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
@@ -95,6 +95,7 @@ def _station(
         sitting_s=settings.sitting_s,
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
+        recalls=settings.recall,
         tell=tell,
     )
 
@@ -103,13 +104,8 @@ def _layout(settings: Settings, warm: Warm, device: torch.device) -> layouts.Lay
     if device.type == "cuda":
         return layouts.ON_CUDA
     if settings.torch_threads:
-        return layouts.of(settings.torch_threads, _num_cores(settings))
-    return layouts.fastest(warm.any(), _num_cores(settings))
-
-
-def _num_cores(settings: Settings) -> int:
-    """Give this process's share of the cores."""
-    return max(1, NUM_CORES // settings.num_processes)
+        return layouts.of(settings.torch_threads, settings.num_cores)
+    return layouts.fastest(warm.any(), settings.num_cores)
 
 
 def _load(settings: Settings, device: torch.device, version: registry.Version) -> Classifier:

@@ -1,7 +1,7 @@
 """Takes a lazy stream of tagged references, a way to read them and a way to shape them.
 
 Gives full batches in order, fetched and decoded ahead by threads; a bad image becomes a `Failure` beside.
-Knows nothing of networks, or of what a tag means.
+Knows nothing of networks, or of what a tag or a note means.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import torch
 
 from pipeline.errors import ItemError
 
-#: failures that wait for a batch at most; a long run of them is reported without one
-MOST_FAILURES = 64
+#: items without pixels that wait for a batch at most; a long run of them is reported without one
+MOST_ASIDE = 64
 #: seconds of work that a thread is handed at once: handing over costs some 50 us, more than a tiny image does
 CHUNK_S = 0.004
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +41,29 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shaped(Generic[N]):
+    """What an item's bytes were made into."""
+
+    #: uint8 [H, W, 3]; None where the note says all, and no forward pass is needed
+    pixels: torch.Tensor | None
+    #: kept for whoever takes the batch
+    note: N
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch(Generic[T]):
-    """Images of one size, and the items before or between them that failed."""
+class Batch(Generic[T, N]):
+    """Images of one size, and the items before or between them that failed or need no forward pass."""
 
     #: one per image, in the order the items came
     tags: tuple[T, ...]
-    #: uint8 [len(tags), 3, H, W] in channels_last memory; None when there is no image, only failures
+    #: one per image
+    notes: tuple[N, ...]
+    #: uint8 [len(tags), 3, H, W] in channels_last memory; None when there is no image
     images_NCHW: torch.Tensor | None  # noqa: N815
     failures: tuple[tuple[T, Failure], ...]
+    #: items without pixels
+    spared: tuple[tuple[T, N], ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,29 +91,29 @@ class StageSeconds:
 def batches(
     items: Iterable[tuple[T, str] | None],
     read: Callable[[str], bytes],
-    shape: Callable[[bytes], torch.Tensor],
+    shape: Callable[[T, bytes], Shaped[N]],
     *,
     batch_size: int,
     pool: Executor,
     lookahead: int,
     spent: StageSeconds,
-) -> Iterator[Batch[T]]:
+) -> Iterator[Batch[T, N]]:
     """Yield batches of `batch_size` images, the last one short, reading `lookahead` images ahead.
 
-    `read` gives a reference's bytes and `shape` their uint8 [H, W, 3]; an ItemError or MemoryError of either
-    becomes a failure, which never counts towards the batch size. A None among the items flushes: what came
-    before it is yielded before anything more is pulled. Any other error is a bug and ends the stream.
+    `read` gives a reference's bytes and `shape`, told the tag too, their pixels; an ItemError or MemoryError of either
+    becomes a failure. Neither a failure nor what has no pixels counts towards the batch size. A None among the items
+    flushes: what came before it is yielded before anything more is pulled. Any other error, a bug, ends the stream.
     """
     ahead = _Ahead(iter(items), partial(_prepare, read=read, shape=shape, spent=spent), pool)
-    forming = _Forming[T]()
+    forming = _Forming[T, N]()
     try:
         while ahead.fill(max(1, lookahead), chunk=_chunk(spent, batch_size)) or ahead.is_flushed:
             for tag, prepared in ahead.take():
                 forming.add(tag, prepared)
                 if len(forming.tags) == batch_size:
                     yield forming.take()
-                elif len(forming.failures) == MOST_FAILURES:
-                    yield forming.take_failures()
+                elif len(forming.failures) + len(forming.spared) >= MOST_ASIDE:
+                    yield forming.take_aside()
             if ahead.is_flushed and forming.num_items:
                 yield forming.take()
         if forming.num_items:
@@ -113,19 +128,19 @@ def _chunk(spent: StageSeconds, batch_size: int) -> int:
     return min(most, max(1, int(CHUNK_S / spent.per_item))) if spent.per_item else 1
 
 
-class _Ahead(Generic[T]):
+class _Ahead(Generic[T, N]):
     """What threads are reading and decoding, in the order of the items."""
 
     def __init__(
         self,
         source: Iterator[tuple[T, str] | None],
-        prepare: Callable[[Sequence[str]], list[torch.Tensor | Failure]],
+        prepare: Callable[[Sequence[tuple[T, str]]], list[Shaped[N] | Failure]],
         pool: Executor,
     ) -> None:
         self._source = source
         self._prepare = prepare
         self._pool = pool
-        self._pending: deque[tuple[tuple[T, ...], Future[list[torch.Tensor | Failure]]]] = deque()
+        self._pending: deque[tuple[list[tuple[T, str]], Future[list[Shaped[N] | Failure]]]] = deque()
         self._num_pending = 0
         #: the source asked that nothing more be pulled until what is pending was taken
         self.is_flushed = False
@@ -136,19 +151,19 @@ class _Ahead(Generic[T]):
         while self._num_pending < most and not self.is_flushed:
             items = self._pull(min(chunk, most - self._num_pending))
             if items:
-                tags, references = zip(*items, strict=True)
-                self._pending.append((tags, self._pool.submit(self._prepare, references)))
+                self._pending.append((items, self._pool.submit(self._prepare, items)))
                 self._num_pending += len(items)
             elif not self.is_flushed:
                 break
         return bool(self._pending)
 
-    def take(self) -> Iterator[tuple[T, torch.Tensor | Failure]]:
+    def take(self) -> Iterator[tuple[T, Shaped[N] | Failure]]:
         """Wait for the oldest chunk and give its items; for all of them, if the source asked for a flush."""
         for _ in range(len(self._pending) if self.is_flushed else 1):
-            tags, future = self._pending.popleft()
-            self._num_pending -= len(tags)
-            yield from zip(tags, future.result(), strict=True)
+            items, future = self._pending.popleft()
+            self._num_pending -= len(items)
+            for (tag, _), prepared in zip(items, future.result(), strict=True):
+                yield tag, prepared
 
     def _pull(self, most: int) -> list[tuple[T, str]]:
         items: list[tuple[T, str]] = []
@@ -165,61 +180,81 @@ class _Ahead(Generic[T]):
             future.cancel()
 
 
-class _Forming(Generic[T]):
+class _Forming(Generic[T, N]):
     """The batch that is being filled."""
 
     def __init__(self) -> None:
         self.tags: list[T] = []
+        self.notes: list[N] = []
         self.images: list[torch.Tensor] = []
         self.failures: list[tuple[T, Failure]] = []
+        self.spared: list[tuple[T, N]] = []
 
     @property
     def num_items(self) -> int:
-        return len(self.tags) + len(self.failures)
+        return len(self.tags) + len(self.failures) + len(self.spared)
 
-    def add(self, tag: T, prepared: torch.Tensor | Failure) -> None:
+    def add(self, tag: T, prepared: Shaped[N] | Failure) -> None:
         if isinstance(prepared, Failure):
             self.failures.append((tag, prepared))
+        elif prepared.pixels is None:
+            self.spared.append((tag, prepared.note))
         else:
             self.tags.append(tag)
-            self.images.append(prepared)
+            self.notes.append(prepared.note)
+            self.images.append(prepared.pixels)
 
-    def take_failures(self) -> Batch[T]:
-        """Give the failures alone: a long run of them must not pile up while an image waits for its batch."""
-        batch = Batch(tags=(), images_NCHW=None, failures=tuple(self.failures))
-        self.failures = []
+    def take_aside(self) -> Batch[T, N]:
+        """Give what has no pixels alone: a long run of it must not pile up while an image waits for its batch."""
+        batch = self._batch((), (), None)
+        self.failures, self.spared = [], []
         return batch
 
-    def take(self) -> Batch[T]:
+    def take(self) -> Batch[T, N]:
         # Stacked as decoded: channels_last without another copy.
         images = torch.stack(self.images).permute(0, 3, 1, 2) if self.images else None
-        batch = Batch(tags=tuple(self.tags), images_NCHW=images, failures=tuple(self.failures))
+        batch = self._batch(tuple(self.tags), tuple(self.notes), images)
         self.__init__()  # type: ignore[misc]
         return batch
 
+    def _batch(
+        self,
+        tags: tuple[T, ...],
+        notes: tuple[N, ...],
+        images_NCHW: torch.Tensor | None,  # noqa: N803
+    ) -> Batch[T, N]:
+        return Batch(
+            tags=tags,
+            notes=notes,
+            images_NCHW=images_NCHW,
+            failures=tuple(self.failures),
+            spared=tuple(self.spared),
+        )
+
 
 def _prepare(
-    references: Sequence[str],
+    items: Sequence[tuple[T, str]],
     *,
     read: Callable[[str], bytes],
-    shape: Callable[[bytes], torch.Tensor],
+    shape: Callable[[T, bytes], Shaped[N]],
     spent: StageSeconds,
-) -> list[torch.Tensor | Failure]:
-    return [_prepare_one(reference, read, shape, spent) for reference in references]
+) -> list[Shaped[N] | Failure]:
+    return [_prepare_one(tag, reference, read, shape, spent) for tag, reference in items]
 
 
 def _prepare_one(
+    tag: T,
     reference: str,
     read: Callable[[str], bytes],
-    shape: Callable[[bytes], torch.Tensor],
+    shape: Callable[[T, bytes], Shaped[N]],
     spent: StageSeconds,
-) -> torch.Tensor | Failure:
+) -> Shaped[N] | Failure:
     started = fetched = time.perf_counter()
     stage = "fetch"
     try:
         data = read(reference)
         fetched, stage = time.perf_counter(), "decode"
-        return shape(data)
+        return shape(tag, data)
     except ItemError as error:
         return Failure(stage=error.stage, kind=error.kind, message=error.message)
     except MemoryError:

@@ -115,6 +115,11 @@ class Classifier:
         return self.card.classes
 
     @property
+    def num_answers(self) -> int:
+        """Classes that it may name."""
+        return len(self.classes) - len(self.card.masked)
+
+    @property
     def preprocess(self) -> Preprocess:
         """How images become this network's pixels."""
         return self.card.preprocess
@@ -147,7 +152,7 @@ class Classifier:
             raise CheckpointBroken(
                 f"The network gave {list(scores.shape)} scores for {len(images_NCHW)} images, or not finite."
             )
-        best = scores.topk(min(max(top_k, 1), len(self.classes) - len(self.card.masked)), dim=1)
+        best = scores.topk(min(max(top_k, 1), self.num_answers), dim=1)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [self._prediction(indices, values) for indices, values in rows]
 

@@ -80,7 +80,9 @@ def test_what_the_first_release_wrote_is_there_after_the_second(empty, empty_dat
         promoted = f"INSERT INTO promotions ({columns}) VALUES ('cats', 1, 1, 'promote', 'ada', 'first', 5.0)"  # noqa: S608 - no input
         session.execute(text(promoted))
         job_id = builders.submit(session, 1)
-        outcomes.insert(session, job_id, 1, [builders.labelled(builders.items(1)[0], version_id=version.id)])
+        columns = "job_id, position, shard_id, reference, label, score, version_id, recorded_at_s"
+        recorded = f"INSERT INTO outcomes ({columns}) VALUES (:job_id, 0, 1, 'a.jpg', 'cat', 0.5, 1, 5.0)"  # noqa: S608 - no input
+        session.execute(text(recorded), {"job_id": database.spelled(session, job_id)})
     migrate.upgrade(empty_database_url)
     with transaction(empty) as session:
         (first,) = registry.history(session, "cats")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import ImageUnreadable, ItemUnfetchable
-from pipeline.serving.batching import Batch, StageSeconds, batches
+from pipeline.serving.batching import MOST_ASIDE, Batch, Shaped, StageSeconds, batches
 
 Item = tuple[int, str] | None
 
@@ -21,14 +21,16 @@ def read(reference: str) -> bytes:
     return reference.encode()
 
 
-def shape(data: bytes) -> torch.Tensor:
+def shape(tag: int, data: bytes) -> Shaped[str]:
     if data == b"bad":
         raise ImageUnreadable("truncated", "The image file is cut off.")
     if data == b"huge":
         raise MemoryError
     if data == b"bug":
         raise ZeroDivisionError
-    return torch.full((2, 2, 3), int(data), dtype=torch.uint8)
+    if data == b"known":
+        return Shaped(None, f"{tag} is known")
+    return Shaped(torch.full((2, 2, 3), int(data), dtype=torch.uint8), f"{tag} is new")
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def run(
     items: Iterable[Item], pool: ThreadPoolExecutor, *, batch_size: int = 3, lookahead: int = 5
-) -> Iterator[Batch[int]]:
+) -> Iterator[Batch[int, str]]:
     return batches(items, read, shape, batch_size=batch_size, pool=pool, lookahead=lookahead, spent=StageSeconds())
 
 
@@ -47,7 +49,7 @@ def good(*numbers: int) -> list[Item]:
     return [(number, str(number)) for number in numbers]
 
 
-def shown(batch: Batch[int]) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
+def shown(batch: Batch[int, str]) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
     return batch.tags, tuple((tag, failure.kind) for tag, failure in batch.failures)
 
 
@@ -68,6 +70,21 @@ def test_a_bad_image_is_a_failure_beside_a_full_batch(pool: ThreadPoolExecutor) 
         ((0, 2, 5), ((1, "truncated"), (3, "missing"), (4, "out_of_memory"))),
         ((6,), ((7, "truncated"),)),
     ]
+
+
+def test_what_needs_no_forward_pass_goes_beside_and_every_image_keeps_its_note(pool: ThreadPoolExecutor) -> None:
+    items = [(0, "known"), *good(1, 2), (3, "known"), *good(4, 5), (6, "known")]
+    given = [(batch.tags, batch.notes, batch.spared) for batch in run(items, pool)]
+    assert given == [
+        ((1, 2, 4), ("1 is new", "2 is new", "4 is new"), ((0, "0 is known"), (3, "3 is known"))),
+        ((5,), ("5 is new",), ((6, "6 is known"),)),
+    ]
+
+
+def test_a_long_run_of_what_has_no_pixels_does_not_wait_for_an_image(pool: ThreadPoolExecutor) -> None:
+    items = [(number, ("known", "bad")[number % 2]) for number in range(MOST_ASIDE)]
+    first = next(run([*items, *good(99)], pool))
+    assert (len(first.spared) + len(first.failures), first.images_NCHW) == (MOST_ASIDE, None)
 
 
 def test_failures_name_the_stage_they_happened_in(pool: ThreadPoolExecutor) -> None:
@@ -114,9 +131,9 @@ def test_no_more_is_pulled_than_the_lookahead_allows(pool: ThreadPoolExecutor) -
 def test_images_are_prepared_while_the_caller_is_busy(pool: ThreadPoolExecutor) -> None:
     ready = threading.Semaphore(0)
 
-    def counted(data: bytes) -> torch.Tensor:
+    def counted(tag: int, data: bytes) -> Shaped[str]:
         ready.release()
-        return shape(data)
+        return shape(tag, data)
 
     stream = batches(good(*range(12)), read, counted, batch_size=3, pool=pool, lookahead=6, spent=StageSeconds())
     next(stream)

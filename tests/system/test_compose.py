@@ -196,8 +196,15 @@ def test_what_computes_reserves_a_gpu_and_the_cpu_file_takes_that_back(service: 
     assert device == {"driver": "nvidia", "count": "1", "capabilities": ["gpu"]}
     assert service.environment["IMAGEMILL_DEVICE"] == "cuda"
     override = composition.load("docker-compose.cpu.yml")["services"]
-    assert override[service.name] == {"environment": {"IMAGEMILL_DEVICE": "cpu"}, "deploy": None}
+    ours = override[service.name]
+    assert ours["environment"]["IMAGEMILL_DEVICE"] == "cpu"
+    assert "resources" not in (ours["deploy"] or {})
     assert set(override) == set(ON_DEVICE)
+
+
+def test_without_a_gpu_as_many_classify_workers_start_as_share_the_cores() -> None:
+    classify = composition.load("docker-compose.cpu.yml")["services"]["classify"]
+    assert classify["deploy"] == {"replicas": classify["environment"]["IMAGEMILL_PROCESSES"]}
 
 
 # ---------------------------------------------------------------- in step with the code
@@ -205,7 +212,7 @@ def test_what_computes_reserves_a_gpu_and_the_cpu_file_takes_that_back(service: 
 
 @every((*OURS, *ONE_SHOT))
 def test_the_command_line_knows_the_command(service: composition.Service) -> None:
-    assert parser.build().parse_args(service.command).run
+    assert parser.build().parse_args(service.command).handler
 
 
 @every(OURS)

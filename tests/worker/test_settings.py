@@ -140,8 +140,13 @@ def test_a_broker_of_ones_own_stays_when_settings_move(tmp_path: Path) -> None:
         ({"processes": 3}, True, 3),
     ],
 )
-def test_a_cpu_gets_a_process_for_each_core_up_to_four_and_a_gpu_one(
+def test_a_stack_has_a_classify_worker_for_each_core_up_to_four_and_for_a_gpu_one(
     given: dict[str, object], has_gpu: bool, num: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "GPU", tmp_path if has_gpu else tmp_path / "none")
-    assert Settings(**given).num_processes == num
+    shared = Settings(**given).shared_out()
+    assert (shared.processes, shared.num_cores) == (num, max(1, NUM_CORES // num))
+
+
+def test_a_worker_started_by_itself_takes_all_cores() -> None:
+    assert Settings().num_cores == NUM_CORES

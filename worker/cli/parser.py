@@ -144,6 +144,7 @@ def _add_models(commands: Commands) -> None:
 def _add_processes(commands: Commands) -> None:
     worker = command(commands, "worker", "processes:worker", "run one worker in the foreground")
     worker.add_argument("role", choices=("intake", "classify", "learn", "upkeep"))
+    worker.add_argument("--number", type=count, metavar="N", help="which of several of this role on this host")
     command(commands, "beat", "processes:beat", "run the scheduler in the foreground")
     flower = command(
         commands,

@@ -14,7 +14,7 @@ ALIVE_S = 60.0
 
 
 def worker(asked: Namespace, settings: Settings) -> int:
-    """Run one Celery worker: one child, which owns the device, or on a CPU several that classify side by side."""
+    """Run one Celery worker: one child, which owns the device."""
     from worker import runtime
 
     with runtime.ledger(settings):
@@ -25,8 +25,7 @@ def worker(asked: Namespace, settings: Settings) -> int:
     celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",), takes_hours=asked.role == "learn")
     celery.worker_main(
         [
-            *("worker", "--hostname", f"{asked.role}@%h", "--queues", ",".join(queues)),
-            *("--concurrency", str(settings.num_processes if asked.role == "classify" else 1)),
+            *("worker", "--hostname", f"{asked.role}{asked.number or ''}@%h", "--queues", ",".join(queues)),
             *("--task-events", "-O", "fair", "--without-mingle", "--without-gossip"),
             *("--loglevel", settings.log_level),
         ]

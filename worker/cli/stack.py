@@ -89,6 +89,7 @@ def running(
     stop: threading.Event | None = None,
 ) -> Iterator[Stack]:
     """Start what the pipeline needs and wait until it takes work; stop all of it at the end, whatever happened."""
+    settings = settings.shared_out()
     settings.home.mkdir(parents=True, exist_ok=True)
     with Stack(settings=settings) as stack:
         if settings.is_embedded:
@@ -96,6 +97,8 @@ def running(
         migrate.upgrade(settings.database_url)
         for role in ROLES:
             stack.start(role, *(("beat",) if role == "beat" else ("worker", role)))
+        for number in range(2, settings.processes + 1):
+            stack.start(f"classify-{number}", "worker", "classify", "--number", str(number))
         say("Starting intake, classify, learn, upkeep and beat ...")
         _await_ready(settings, stack, stop or threading.Event())
         yield stack
@@ -108,8 +111,8 @@ def _await_ready(settings: Settings, stack: Stack, stop: threading.Event) -> Non
             if fallen := stack.fallen():
                 raise StackError(f"{fallen[0].name} did not start: {_complaint(stack.logs / f'{fallen[0].name}.log')}")
             with session.reading(sessions) as reading:
-                roles = {worker.role for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S)}
-            if {"intake", "classify"} <= roles and _answers(client):
+                roles = [worker.role for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S)]
+            if "intake" in roles and roles.count("classify") >= settings.processes and _answers(client):
                 return
             if time.monotonic() > give_up_s:
                 raise StackError(f"The workers were not ready within {READY_S:.0f} s; see {stack.logs}.")
