@@ -12,7 +12,7 @@ EXTRAS := app,monitor,parquet,s3,codec,embedded,test
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-fast check format bench clean
+.PHONY: help setup demo up test test-fast chaos check format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ test: setup ## The whole test suite, with its own Redis and databases
 
 test-fast: setup ## The rings that need no Celery worker
 	@$(BIN)/python -m pytest tests/pipeline tests/db tests/worker
+
+chaos: setup ## Every fault of docs/reliability.md in full, and its figures into that page (about half an hour)
+	@rm -f chaos.jsonl
+	@IMAGEMILL_TEST_CHAOS_JSON=chaos.jsonl $(BIN)/python -m pytest tests/chaos --full
+	@$(BIN)/python -m tests.chaos.report chaos.jsonl
 
 bench: setup ## Measure throughput, the cost of keeping current, and how often the gate errs
 	@$(BIN)/python -m bench

@@ -1,6 +1,7 @@
 """Takes the name of a place in our code. Lets a test kill, stop or fail the process exactly there.
 
-Knows nothing of what happens at the place. Without `IMAGEMILL_TEST_FAILPOINTS` in the environment nothing ever happens.
+Knows nothing of what happens at the place; docs/reliability.md lists them. Without `IMAGEMILL_TEST_FAILPOINTS` in the
+environment nothing ever happens.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import signal
 import time
 from pathlib import Path
 
-#: folder in which a test arms a place: a file of its name, holding "kill", "stop", "fail" or "sleep SECONDS"
+#: folder in which a test arms a place: a file of its name, holding "kill", "stop", "fail", "exhaust" or "sleep SECONDS"
 FOLDER = os.environ.get("IMAGEMILL_TEST_FAILPOINTS")
 
 
@@ -32,5 +33,7 @@ def _act(armed: Path) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "sleep":
         time.sleep(float(argument))
+    elif action == "exhaust":
+        raise MemoryError(f"The failpoint {armed.name} was armed with {action!r}.")
     else:
         raise OSError(f"The failpoint {armed.name} was armed with {action!r}.")

@@ -17,6 +17,11 @@ _NUMBERS = count(1)
 DIALECTS = ("sqlite", "postgresql")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make chaos` ask for every fault in its full size."""
+    parser.addoption("--full", action="store_true", help="every row of the fault table, in full: about half an hour")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[servers.Postgres]:
     """A private PostgreSQL server; IMAGEMILL_TEST_POSTGRES=wheel takes the wheel's binaries."""

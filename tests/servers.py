@@ -37,12 +37,39 @@ FAST = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Postgres:
     """A PostgreSQL server that listens on a socket in its own folder."""
 
     folder: Path
     binaries: Path
+    #: whom it runs as, where we are root
+    owner: pwd.struct_passwd | None
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        log = self.folder / "log"
+        options = [part for option in FAST for part in ("-c", option)]
+        command = [self.binaries / "postgres", "-D", self.folder / "data", "-k", self.folder, *options]
+        with log.open("ab") as sink:
+            self.process = subprocess.Popen(command, stdout=sink, stderr=sink, **self.as_owner)
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop, fast: clients are disconnected."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(timeout=PATIENCE_S)
+
+    @property
+    def as_owner(self) -> dict[str, object]:
+        """How its programs are run."""
+        return _as(self.owner) | {"cwd": self.folder}
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://imagemill@/{database}?host={self.folder}"
@@ -80,36 +107,17 @@ def postgres(source: str = "") -> Iterator[Postgres]:
         if owner is not None:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
         found = _postgres_binaries(source)
-        server = Postgres(folder=folder, binaries=_reachable(found, folder, owner))
-        with _running(server, owner):
+        server = Postgres(folder=folder, binaries=_reachable(found, folder, owner), owner=owner)
+        setup = ["-U", "imagemill", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"]
+        initdb = [server.binaries / "initdb", "-D", folder / "data", *setup]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **server.as_owner)
+        try:
+            server.start()
             yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _running(server: Postgres, owner: pwd.struct_passwd | None) -> Iterator[None]:
-    data, log = server.folder / "data", server.folder / "log"
-    setup = ["-U", "imagemill", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"]
-    as_owner = _as(owner) | {"cwd": server.folder}
-    subprocess.run([server.binaries / "initdb", "-D", data, *setup], check=True, stdout=subprocess.DEVNULL, **as_owner)
-    options = [part for option in FAST for part in ("-c", option)]
-    command = [server.binaries / "postgres", "-D", data, "-k", server.folder, *options]
-    with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink, **as_owner) as process:
-        try:
-            _await(server, process, log)
-            yield
-        finally:
-            process.send_signal(signal.SIGINT)  # a fast shutdown: clients are disconnected
-            process.wait(timeout=PATIENCE_S)
-
-
-def _await(server: Postgres, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not server.answers():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}")
-        time.sleep(0.02)
 
 
 def _postgres_binaries(source: str) -> Path:

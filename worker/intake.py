@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
+from pipeline import failpoints
 from worker import inline, messages, sizing
 from worker.messages import Refusal, Reply
 
@@ -117,6 +118,7 @@ def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submi
             waiting = deliveries.receive(transaction, list(_deliveries(transaction, by_job.values())))
     except (errors.LedgerError, SQLAlchemyError):
         return {}
+    failpoints.reach("after_accept_before_bell")
     for waits in _full_bells(waiting, desk.full_bell):
         desk.ring(waits)
     return {id(by_job[waits.job_id]): _accepted(by_job[waits.job_id]) for waits in waiting}
@@ -158,6 +160,7 @@ def _record(desk: Desk, submission: messages.Submission) -> Reply:
     with session.transaction(desk.sessions) as transaction:
         receipt = _receive(transaction, submission, desk.shard_size)
         waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
+    failpoints.reach("after_accept_before_bell")
     for bell in waiting:
         desk.ring(bell)
     return messages.Receipt(

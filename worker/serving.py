@@ -17,7 +17,7 @@ from db import bells, leases, outcomes, registry, session
 from db import errors as db_errors
 from db.outcomes import Outcome
 from db.shards import Item
-from pipeline import decoders, images, references
+from pipeline import decoders, failpoints, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
@@ -77,12 +77,15 @@ def sit(station: Station, shard_id: int) -> Tally:
     started_s = time.monotonic()
     tally = Tally()
     give_up_s = started_s + station.sitting_s
+    failpoints.reach("before_claim")
     claims, version = claiming.claim(station, shard_id, give_up_s)
     if version is not None:
         tally.claim_s = time.monotonic() - started_s
         sitting = _Sitting(station, tally, version, give_up_s=give_up_s)
         in_order = False
         try:
+            sitting.open(claims)
+            failpoints.reach("after_claim")
             sitting.serve(claims)
             in_order = True
         finally:
@@ -112,9 +115,13 @@ class _Sitting:
         self.give_up_s = give_up_s
         self.sheets: dict[int, _Sheet] = {}
 
-    def serve(self, claims: Sequence[leases.Claim]) -> None:
+    def open(self, claims: Sequence[leases.Claim]) -> None:
+        """Hold what was claimed: from now on each lease is extended, and ended or given back."""
         for claim in claims:
-            self._open(claim)
+            self.station.held[claim.shard_id] = claim.fence
+            self.sheets[claim.shard_id] = _Sheet(claim=claim)
+
+    def serve(self, claims: Sequence[leases.Claim]) -> None:
         version = self.version
         try:
             classifier = self.station.warm.get(version)
@@ -137,6 +144,7 @@ class _Sitting:
         predict: Callable[[_Batch], _Predicted] = partial(_predict, classifier)
         for batch, predicted in lanes.in_order(batches, predict, pool=self.station.lanes, ahead=ahead):
             self._note(batch, predicted, version.id)
+            failpoints.reach("after_infer")
             self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
             if time.monotonic() >= self.give_up_s + DRAIN_S:
                 break
@@ -198,9 +206,8 @@ class _Sitting:
         started_s = time.monotonic()
         with session.transaction(self.station.sessions) as transaction:
             claims = claiming.claim_more(self.station, transaction, first, version)
-        # All at once, long before the last is begun: from now on each lease is to be extended, or given back.
-        for claim in claims:
-            self._open(claim)
+        # All at once, long before the last is begun.
+        self.open(claims)
         self.tally.claim_s += time.monotonic() - started_s
         return claims
 
@@ -237,6 +244,8 @@ class _Sitting:
         recorded: list[tuple[leases.Claim, Sequence[Outcome]]] = [(sheet.claim, sheet.done) for sheet in sheets]
         with session.transaction(self.station.sessions) as transaction:
             finished = leases.finish_all(transaction, recorded)
+            failpoints.reach("before_commit")
+        failpoints.reach("after_commit_before_ack")
         kept = [(claim, done) for claim, done in recorded if claim.shard_id not in finished.lost]
         self.station.tell(endings.notices(finished.ended, kept, self.version.name))
         for shard_id in finished.lost:
@@ -256,10 +265,6 @@ class _Sitting:
             return
         sheet.done = [_failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items]
         self._record([sheet])
-
-    def _open(self, claim: leases.Claim) -> None:
-        self.station.held[claim.shard_id] = claim.fence
-        self.sheets[claim.shard_id] = _Sheet(claim=claim)
 
     def _close(self, sheet: _Sheet) -> None:
         del self.sheets[sheet.claim.shard_id]
