@@ -464,7 +464,8 @@ class Client:
         key = self._replies.get_key_for_task(question.id)
         with self._reaching():
             stored = self._replies.client.getdel(key)
-        return json.loads(stored) if stored else None
+        answer = json.loads(stored) if stored else None
+        return None if answer is None or _was_lost(answer) else answer
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -517,6 +518,11 @@ def _in_short(payload: dict[str, Any]) -> str:
         return f"run {payload['run']}" if "run" in payload else f"retrain {payload['model']}"
     items = f", {len(payload['items'])} items from {payload.get('first_position', 0)}" if "items" in payload else ""
     return f"job {payload['job_id']}{items}"
+
+
+def _was_lost(stored: dict[str, Any]) -> bool:
+    """Whether intake's child died with the message in hand: that is no answer, and the message is sent again."""
+    return stored["status"] != "SUCCESS" and stored["result"].get("exc_type") == "WorkerLostError"
 
 
 def _opened(stored: dict[str, Any]) -> Any:

@@ -49,6 +49,7 @@ def test_row_7_a_submit_without_redis_says_so_soon_and_goes_through_later(trial:
     assert max(trial.refused_s) <= SAID_S
 
 
+@pytest.mark.full
 def test_row_8_bells_that_redis_forgot_are_rung_again(trial: Trial) -> None:
     worker = trial.mill.part("classify")
     trial.kept_down.add("classify")
