@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from worker import messages
+from worker import acknowledging, messages
 from worker.settings import Settings
 
 #: Seconds one task may take: softly, then by SIGKILL. A sitting ends by itself long before.
@@ -23,6 +23,7 @@ def create_app(settings: Settings, *, include: tuple[str, ...] = (), takes_hours
 
     A worker whose tasks take hours has no time limits, and reserves nothing while it is busy.
     """
+    acknowledging.let_go()
     app = Celery("imagemill", set_as_current=False, include=include)
     app.conf.update(
         broker_url=settings.broker_url,

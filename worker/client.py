@@ -522,7 +522,7 @@ def _in_short(payload: dict[str, Any]) -> str:
 
 def _was_lost(stored: dict[str, Any]) -> bool:
     """Whether intake's child died with the message in hand: that is no answer, and the message is sent again."""
-    return stored["status"] != "SUCCESS" and stored["result"].get("exc_type") == "WorkerLostError"
+    return bool(stored["status"] != "SUCCESS" and stored["result"].get("exc_type") == "WorkerLostError")
 
 
 def _opened(stored: dict[str, Any]) -> Any:

@@ -83,6 +83,9 @@ def test_row_10_a_redis_that_hangs_is_waited_for_and_callers_are_told(trial: Tri
     num_jobs, hang_s = (100, 30.0) if is_full else (20, 3.0)
     trial.submit(trial.slow(num_jobs), every_s=0.1)
     trial.until(lambda: trial.num_recorded() > 0, "work was under way")
+    # The worker wants to acknowledge while Redis hangs.
+    trial.arm("after_infer", "sleep 1")
+    trial.await_reached("after_infer")
     server = trial.mill.part("redis").process.pid
     trial.fault()
     os.kill(server, signal.SIGSTOP)

@@ -125,6 +125,15 @@ def test_an_answer_that_is_no_is_raised(stored: dict[str, object], error: type[C
         client._opened(stored)
 
 
+@pytest.mark.parametrize("status", ["RETRY", "FAILURE"])
+def test_the_death_of_intakes_child_is_no_answer(redis_url: str, status: str) -> None:
+    with Client(redis_url) as one:
+        question = client._Question(task=messages.STATUS, payload={})
+        stored = {"status": status, "result": {"exc_type": "WorkerLostError", "exc_message": ["signal 9"]}}
+        one._replies.client.set(one._replies.get_key_for_task(question.id), json.dumps(stored))
+        assert one._read_answer(question) is None
+
+
 def test_a_part_is_full_by_count_or_by_size() -> None:
     header = messages.Submission(job_id="", items=(), num_items=4)
     large = messages.MAX_PART_BYTES * 3 // 4 // 2 - 64
