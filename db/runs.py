@@ -5,7 +5,7 @@ that rises with every claim, so that another goes on where one died; a final sta
 Knows nothing of what the steps compute, or of messages.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypedDict, Unpack
 
@@ -268,6 +268,12 @@ def active(session: Session, model: str) -> Run | None:
     """Read the run of a model that has not ended: there is one at most."""
     found = session.execute(_runs().where(Row.model == model, _is_active())).one_or_none()
     return found and _run(*found)
+
+
+def ended(session: Session, run_ids: Collection[int]) -> list[int]:
+    """Give those of these runs that have ended."""
+    chosen = select(Row.id).where(Row.id.in_(run_ids), Row.finished_at_s.is_not(None))
+    return list(session.scalars(chosen.order_by(Row.id)))
 
 
 def last_ended(session: Session, model: str) -> Run | None:

@@ -10,14 +10,21 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline import failpoints
 from pipeline.errors import StoreUnreachable
+
+#: what a folder is called until it is whole: its name between a dot and a word of its writer's own
+_TEMPORARY = ".{name}.{word}"
+#: seconds after which what a killed writer left is removed: no folder takes that long to be written
+ABANDONED_S = 3600.0
 
 
 def write_folder(address: str, contents: Mapping[str, bytes]) -> None:
@@ -80,16 +87,27 @@ def _open_store(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _write_and_rename(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(8)}"
+    _sweep(folder.parent)
+    temporary = folder.parent / _TEMPORARY.format(name=folder.name, word=secrets.token_hex(8))
     temporary.mkdir()
     try:
         for name, data in contents.items():
             _write_durably(temporary / name, data)
+            failpoints.reach(f"mid_write.{folder.parent.name}")
         _sync(temporary)
         _rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(folder.parent)
+    failpoints.reach(f"after_rename.{folder.parent.name}")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what writers that were killed left here; nobody ever reads it."""
+    for left in parent.glob(_TEMPORARY.format(name="*", word="[0-9a-f]" * 16)):
+        with suppress(FileNotFoundError):  # another writer sweeps, too
+            if left.stat().st_mtime < time.time() - ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _rename(temporary: Path, folder: Path) -> None:

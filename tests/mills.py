@@ -68,6 +68,12 @@ class Mill:
                 .order_by(models.Worker.heartbeat_at_s.desc())
             ).first()
 
+    def part_of(self, owner: str) -> Part:
+        """The worker whose child that is, by the name under which it holds leases."""
+        child = owner.rpartition(":")[2]
+        parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        return next(part for part in self.stack.parts if part.process.pid == parent)
+
     def positions(self, job_id: str) -> Counter[int]:
         """Count the recorded outcomes of a job per position, straight from SQL."""
         from uuid import UUID

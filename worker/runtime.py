@@ -98,13 +98,13 @@ class Serving:
     close: Callable[[], None]
 
 
-def open_serving(app: Celery, settings: Settings) -> Serving:
+def open_serving(app: Celery, settings: Settings, is_stopping: Callable[[], bool]) -> Serving:
     """Build what a classify child owns, with every serving version loaded and warm.
 
     The station is imported by name, here, because the pool's parent imports the tasks and must not import torch.
     """
     station = importlib.import_module("worker.station")
-    return Serving(*station.open_serving(settings, open_ledger(settings), notices.Crier(app).tell))
+    return Serving(*station.open_serving(settings, open_ledger(settings), notices.Crier(app).tell, is_stopping))
 
 
 def open_learner(settings: Settings, is_stopping: Callable[[], bool]) -> learner.Learner:

@@ -72,7 +72,8 @@ def sit(station: Station, shard_id: int) -> Tally:
     """Classify the shard, and go on with others that wait for the same version until none does or time is up.
 
     Where somebody else has the shard, or it is done, the next of its kind is taken, if one waits. What is unfinished
-    when time is up, or when an error ends the sitting, is given back, and keeps the outcomes it has.
+    when time is up, when the worker is being stopped, or when an error ends the sitting, is given back, and keeps the
+    outcomes it has.
     """
     started_s = time.monotonic()
     tally = Tally()
@@ -188,7 +189,7 @@ class _Sitting:
                 sheet = self.sheets[claim.shard_id]
                 for item in claim.items:
                     # A batch at least, so that whoever sits gets on.
-                    if num_given >= self.station.batch_size and time.monotonic() >= self.give_up_s:
+                    if num_given >= self.station.batch_size and self._is_over():
                         self.tally.is_cut_short = True
                         return
                     num_given += 1
@@ -198,9 +199,12 @@ class _Sitting:
             if sum(len(claim.items) for claim in claims) < self.station.batch_size:
                 yield None
             # A shard that cost an attempt before is served alone: should it cost another, no neighbour pays for it.
-            goes_on = first.attempts == 1 and time.monotonic() < self.give_up_s
+            goes_on = first.attempts == 1 and not self._is_over()
             claims = self._more(first, version) if goes_on else []
             self.tally.is_cut_short = not goes_on
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self.give_up_s or self.station.is_stopping()
 
     def _more(self, first: leases.Claim, version: registry.Version) -> list[leases.Claim]:
         started_s = time.monotonic()

@@ -40,6 +40,8 @@ class Station:
     recalls: bool = False
     #: Tells those who wait for jobs how they ended, after the commit that ended them.
     tell: Callable[[Iterator[Notice]], None] = lambda _: None
+    #: Whether this worker is being stopped: others are to have what it has not begun.
+    is_stopping: Callable[[], bool] = lambda: False
     #: Versions by id, which never change.
     versions: dict[int, registry.Version] = field(default_factory=dict)
     #: Images/s by model, of late; the heartbeat tells them.

@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def open_serving(
-    settings: Settings, sessions: sessionmaker[Session], tell: Callable[[Iterator[Notice]], None] = lambda _: None
+    settings: Settings,
+    sessions: sessionmaker[Session],
+    tell: Callable[[Iterator[Notice]], None] = lambda _: None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[Callable[[int], sittings.Tally], Callable[[], None]]:
     """Load and warm up what serves and start the heartbeat. Gives `sit` and `close`: from now the child takes work.
 
@@ -40,7 +43,7 @@ def open_serving(
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
     swap = Swap(warm, sessions, settings.models)
     swap.load_serving()
-    station = _station(settings, sessions, warm, device, tell)
+    station = _station(settings, sessions, warm, device, tell, is_stopping)
 
     def describe() -> workers.Worker:
         return heartbeat.row(
@@ -71,6 +74,7 @@ def _station(
     warm: Warm,
     device: torch.device,
     tell: Callable[[Iterator[Notice]], None],
+    is_stopping: Callable[[], bool],
 ) -> sittings.Station:
     layout = _layout(settings, warm, device)
     batch_size = settings.batch_size or layout.batch_size
@@ -97,6 +101,7 @@ def _station(
         max_attempts=settings.max_attempts,
         recalls=settings.recall,
         tell=tell,
+        is_stopping=is_stopping,
     )
 
 

@@ -245,6 +245,15 @@ def test_runs_are_listed_newest_first(sessions):
             runs.run(session, 99)
 
 
+def test_runs_that_have_ended_are_told_from_those_that_have_not(sessions):
+    with transaction(sessions) as session:
+        over = claimed(session)
+        end(session, over, "failed")
+        waiting, running = request(session), claimed(session, model="dogs")
+        assert runs.ended(session, [running.id, waiting, over.id, 99]) == [over.id]
+        assert runs.ended(session, []) == []
+
+
 def test_labels_count_as_seen_once_a_run_that_learnt_from_them_succeeded(sessions):
     with transaction(sessions) as session:
         assert runs.last_label_seen(session, MODEL) == 0

@@ -233,6 +233,18 @@ def test_a_run_may_start_from_a_loosened_champion(school: School) -> None:
     assert school.version(run.version).parent_id == school.version(f"{MODEL}:1").id
 
 
+def test_a_run_removes_what_others_left_that_have_ended_and_nothing_else(school: School) -> None:
+    given_up, asked = school.ask(), school.ask(model="other", base="base:1")
+    with session.transaction(school.sessions) as transaction:
+        runs.cancel(transaction, given_up.id)
+    folders = [school.workshop.folder / name for name in (str(given_up.id), str(asked.id), "of somebody else")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_bytes(b"half a state")
+    assert school.learn(strategy="head").state == "succeeded"
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
 def test_a_second_wish_finds_the_run_that_is_there(school: School) -> None:
     first, second = school.ask(), school.ask()
     assert first.id == second.id

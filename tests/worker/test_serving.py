@@ -64,6 +64,21 @@ def test_small_shards_of_several_jobs_share_one_batch_and_keep_their_own_top_k(
         assert builders.state_of(sessions, job_id) == "succeeded"
 
 
+def test_a_sitting_of_a_worker_that_is_being_stopped_gives_back_what_it_has_not_begun(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
+) -> None:
+    desk = builders.desk(sessions, photos, shard_size=32)
+    job_id, other = (builders.submit(desk, builders.write_images(photos, 20)) for _ in range(2))
+    at = builders.station(sessions, photos, pool, is_stopping=lambda: True)
+    tally = builders.sit(at, job_id)
+    assert (tally.num_batches, [bell.num_items for bell in tally.left]) == (1, [12])
+    assert [shard.state for shard in builders.shards(sessions)] == ["waiting", "waiting"]
+    builders.sit(builders.station(sessions, photos, pool), job_id)
+    for one in (job_id, other):
+        assert builders.state_of(sessions, one) == "succeeded"
+        assert [row.position for row in builders.outcomes(sessions, one)] == list(range(20))
+
+
 def test_a_sitting_whose_time_is_up_keeps_what_it_has_and_gives_the_rest_back(
     sessions: Sessions, photos: Path, pool: Executor, version: registry.Version
 ) -> None:

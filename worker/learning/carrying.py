@@ -45,6 +45,7 @@ def carry_out(workshop: Workshop, watch: Watch) -> str:
     Raises `LedgerUnreachable`: then the lease runs out, and another worker goes on.
     """
     run = watch.run
+    keeping.sweep(workshop)
     carrying = Carrying(workshop, watch)
     try:
         verdict = carrying.to_the_end()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from db import errors as db_errors
 from db import gates, live_checks, registry, runs, session
-from pipeline import checkpoints, state_dicts
+from pipeline import checkpoints, failpoints, state_dicts
 from pipeline.learning import abstention, evaluation, gate
 from pipeline.learning.gate import GatePolicy, Verdict
 from worker import versions
@@ -75,6 +75,7 @@ def enter(workshop: Workshop, watch: Watch, evaluated: Evaluated, base: registry
     """Enter the checkpoint in the registry and in the run, together. Raises `RunLost`."""
     run = watch.run
     new = versions.new_version(run.model, evaluated.saved, source="run", parent_id=base.id)
+    failpoints.reach("before_register")
     with session.transaction(workshop.sessions) as transaction:
         if run.version_id is not None:  # a worker that died right after it
             return registry.by_id(transaction, run.version_id)
@@ -168,11 +169,14 @@ def _record(
         reason=verdict.reason,
         numbers=verdict.as_dict(),
     )
+    failpoints.reach("before_promote")
     with session.transaction(workshop.sessions) as transaction:
         _refuse_if_stopped(transaction, run)
         recorded = gates.record(transaction, new)
         if is_promoted:
             _promote(transaction, run, challenger, serving, verdict, recorded.id, playbook)
+        failpoints.reach("mid_promote")
+    failpoints.reach("after_promote")
     return Judged(
         verdict=verdict,
         gate_id=recorded.id,

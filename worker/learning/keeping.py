@@ -3,8 +3,11 @@
 Knows nothing of how it is used. The weights are written last and renamed, so a file that is there is whole.
 """
 
+import os
+import secrets
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -12,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline import errors
+from db import runs, session
+from pipeline import errors, failpoints
 from pipeline.learning import evaluation
 from pipeline.learning.recipes import Settled
 from worker.learning.material import Material
@@ -35,12 +39,10 @@ def keep(workshop: Workshop, run_id: int, trained: Trained) -> dict[str, Any]:
     }
     folder = workshop.run_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{FILE}"
     packed = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    safetensors.torch.save_file(packed, partial)
-    partial.replace(folder / FILE)
+    _write(folder / FILE, safetensors.torch.save(packed))
     return {
         "strategy": chosen.strategy,
         "reason": trained.reason,
@@ -78,6 +80,28 @@ def recall(workshop: Workshop, run_id: int, result: dict[str, Any], material: Ma
 def forget(workshop: Workshop, run_id: int) -> None:
     """Delete what a run that has ended would have resumed from."""
     shutil.rmtree(workshop.run_folder(run_id), ignore_errors=True)
+
+
+def sweep(workshop: Workshop) -> None:
+    """Delete what runs left that have ended: one that was given up, say, or that a worker came back to too late."""
+    kept = [folder for folder in workshop.folder.glob("*") if folder.name.isdecimal()]
+    # After the look at the folders: a run that is asked for from now on has none yet.
+    with session.reading(workshop.sessions) as reading:
+        over = runs.ended(reading, [int(folder.name) for folder in kept])
+    for run_id in over:
+        forget(workshop, run_id)
+
+
+def _write(file: Path, data: bytes) -> None:
+    # By a word of our own: whoever lost the run, and does not know it yet, may be writing, too.
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    with partial.open("xb") as opened:
+        opened.write(data)
+        failpoints.reach("mid_trained_write")
+        opened.flush()
+        os.fsync(opened.fileno())
+    partial.replace(file)
+    failpoints.reach("after_trained_rename")
 
 
 def _as_dict(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import logging
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import bell, logs, messages, runtime
+from worker import bell, logs, messages, runtime, stopping
 from worker.settings import read_settings
 
 logs.take_over()
@@ -23,7 +23,8 @@ class HostMemoryExhausted(Exception):
 def open_serving(**_: object) -> None:
     """Load and warm what serves before this child takes work."""
     app = current_app._get_current_object()
-    serving = runtime.open_or_end("classify", lambda: runtime.open_serving(app, read_settings()))
+    stopping.listen()
+    serving = runtime.open_or_end("classify", lambda: runtime.open_serving(app, read_settings(), stopping.is_stopping))
     if serving is not None:
         _serving.append(serving)
 

@@ -5,15 +5,11 @@ ledger, not the message, is what somebody else takes over.
 """
 
 import logging
-import os
-import signal
-import threading
-from typing import Any
 
-from celery import shared_task, signals
+from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import logs, messages, runtime
+from worker import bell, logs, messages, runtime, stopping
 from worker.learner import Learner
 from worker.settings import read_settings
 
@@ -21,33 +17,14 @@ logs.take_over()
 
 log = logging.getLogger(__name__)
 
-#: Sent by the pool's parent to its child when the worker is being stopped: a run of hours is not waited for.
-STOP_SIGNAL = signal.SIGUSR2
-
 _learners: list[Learner] = []
-_is_stopping = threading.Event()
-_controllers: list[Any] = []
-
-
-@signals.worker_init.connect
-def remember_controller(sender: Any = None, **_: object) -> None:
-    """Keep, in the pool's parent, what knows the child's process id."""
-    _controllers.append(sender)
-
-
-@signals.worker_shutting_down.connect
-def tell_child(**_: object) -> None:
-    """Let the child's run stop at its next batch, so that it is given back before the grace period is over."""
-    for controller in _controllers:
-        for pid in (controller.pool.info or {}).get("processes", ()) if controller.pool else ():
-            os.kill(pid, STOP_SIGNAL)
 
 
 @signals.worker_process_init.connect
 def open_learner(**_: object) -> None:
     """Connect this child to the ledger before it takes work."""
-    signal.signal(STOP_SIGNAL, lambda *_: _is_stopping.set())
-    learner = runtime.open_or_end("learn", lambda: runtime.open_learner(read_settings(), _is_stopping.is_set))
+    stopping.listen()
+    learner = runtime.open_or_end("learn", lambda: runtime.open_learner(read_settings(), stopping.is_stopping))
     if learner is not None:
         _learners.append(learner)
 
@@ -68,6 +45,9 @@ def learn(run: int) -> None:
         # The run's lease runs out, and a sweep rings for it again.
         told = f"left for later: {away}"
     log.info("run %s: %s", run, told)
+    if stopping.is_stopping():
+        # Whoever else learns goes on at once, not with the next sweep; a bell too many finds nothing to claim.
+        bell.ring_run(current_app._get_current_object(), run)
 
 
 @shared_task(name=messages.WATCH_DRIFT, acks_late=False, ignore_result=True, max_retries=0)
