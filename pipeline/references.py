@@ -60,6 +60,12 @@ class Roots:
         return tuple(prefix for prefix in self.prefixes if "://" not in prefix)
 
 
+def is_remote(reference: str) -> bool:
+    """Say whether a reference points at another machine, which may take its time."""
+    scheme, separator, _ = reference.partition("://")
+    return bool(separator) and scheme not in LOCAL_SCHEMES
+
+
 def fetch(reference: str, roots: Roots, *, max_bytes: int) -> bytes:
     """Read what `reference` points at, at most `max_bytes`; raise ItemUnfetchable."""
     if "\0" in reference:

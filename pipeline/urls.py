@@ -94,6 +94,11 @@ class Place:
         return f"{SCHEME}://{self.authority}{self.path}"
 
 
+def is_url(reference: str) -> bool:
+    """Say whether a reference is read here."""
+    return reference.startswith(f"{SCHEME}://")
+
+
 def root(text: str) -> str:
     """Read a root: https://*, or a host with perhaps a port and a folder. Raise ValueError."""
     if text.rstrip("/") == ANY_HOST:
