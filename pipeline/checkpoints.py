@@ -153,8 +153,8 @@ def _saved(reference: str) -> Saved:
     data = stores.read_file(reference, CARD) or b""
     card = Card.from_bytes(data)
     with stores.local_folder(reference, (WEIGHTS, PARITY)) as folder:
-        _check_hash(folder / WEIGHTS, card.weights_sha256, reference)
-        _check_hash(folder / PARITY, card.parity_sha256, reference)
+        _sealed(folder / WEIGHTS, card.weights_sha256, reference)
+        _sealed(folder / PARITY, card.parity_sha256, reference)
     return Saved(reference=reference, sha256=hashlib.sha256(data).hexdigest(), card=card)
 
 
@@ -162,21 +162,22 @@ def _saved(reference: str) -> Saved:
 
 
 def _read_sealed(file: Path, sha256: str, reference: str) -> dict[str, Tensor]:
-    _check_hash(file, sha256, reference)
     try:
-        return safetensors.torch.load(file.read_bytes())
+        return safetensors.torch.load(_sealed(file, sha256, reference))
     except safetensors.SafetensorError as error:
         raise CheckpointBroken(f"{file.name} of {reference} is not a safetensors file: {error}.") from error
 
 
-def _check_hash(file: Path, sha256: str, reference: str) -> None:
+def _sealed(file: Path, sha256: str, reference: str) -> bytes:
+    """Read a file once and check it: what was hashed is what is loaded, whatever becomes of the file meanwhile."""
     try:
-        with file.open("rb") as opened:
-            given = hashlib.file_digest(opened, "sha256").hexdigest()
+        data = file.read_bytes()
     except OSError as error:
         raise CheckpointBroken(f"{file.name} of {reference} is missing or unreadable: {error.strerror}.") from error
+    given = hashlib.sha256(data).hexdigest()
     if given != sha256:
         raise CheckpointBroken(f"{file.name} of {reference} was changed: its sha256 is {given}, not {sha256}.")
+    return data
 
 
 def _check_structure(network: nn.Module, tensors: dict[str, Tensor]) -> None:

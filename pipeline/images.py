@@ -83,9 +83,9 @@ def decode(data: bytes, limits: Limits, *, least: int | None = None) -> Image.Im
 
 
 def orientation(data: bytes) -> int:
-    """Read how an image file is to be turned, 1 to 8 as in EXIF; 1 where nothing says so."""
+    """Read how a JPEG file is to be turned, 1 to 8 as in EXIF; 1 where nothing says so."""
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(data), formats=["JPEG"]) as image:
             return _orientation(image)
     except (*BOMB_ERRORS, *DECODER_ERRORS):
         return 1

@@ -1,6 +1,7 @@
 """Takes the bytes of a JPEG file. Gives what its header says, without decoding anything.
 
-Knows nothing of decoders. Source of the markers: ITU-T T.81, table B.1.
+Knows nothing of decoders, but must not read a size that they would not: whatever they may read another way is not an
+ordinary JPEG. Source of the markers: ITU-T T.81, table B.1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ SOS = 0xDA
 APP1 = 0xE1
 #: starts of frame: baseline, extended, progressive. Lossless and arithmetic ones are left to the reference decoder.
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+#: what else may stand before the scan: tables, restart interval, application segments, comment. Each states its length.
+#: Markers without one (restart, TEM) and fill bytes are left to the reference decoder: a reader that takes what follows
+#: for a length is led past the true frame to a small one made up for it.
+SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
 #: components of grey and of YCbCr images
 COMPONENTS = frozenset({1, 3})
 
@@ -46,11 +51,11 @@ def header(data: bytes) -> Header | None:
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == SOS:
             break
-        if marker in FRAMES:
+        if marker in FRAMES and size is None:
             size = _size(data[position + 4 : position + 2 + length])
             if size is None:
                 return None
-        elif 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        elif marker not in SEGMENTS or length < 2:  # the length counts its own two bytes
             return None
         may_be_turned = may_be_turned or marker == APP1
         position += 2 + length

@@ -1,4 +1,4 @@
-"""Takes a reference (absolute file, file://, s3:// or any scheme fsspec knows) and the allowed roots.
+"""Takes a reference (absolute file, file://, https://, s3:// or any scheme fsspec knows) and the allowed roots.
 
 Gives its bytes, or the one sentence that says why not.
 Knows nothing of images.
@@ -11,16 +11,23 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
 import fsspec
 
+from pipeline import urls
 from pipeline.errors import ItemUnfetchable
 
-#: schemes of this machine's files; everything else goes through fsspec
+#: schemes of this machine's files; everything else but https:// goes through fsspec
 LOCAL_SCHEMES = ("file", "local")
+#: schemes, and spellings, that fsspec would fetch over HTTP without a check of where it leads
+INSECURE_SCHEMES = ("http", "https")
 #: a FIFO must not block, a terminal must not become ours, a child must not inherit
 OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+#: Linux can look at what a name leads to, and then open that: to open a device before it is checked can have effects
+LINKS = Path("/proc/self/fd")
+LOOK_FLAGS = os.O_PATH | os.O_CLOEXEC if hasattr(os, "O_PATH") and LINKS.exists() else OPEN_FLAGS
 #: errno -> (kind, what happened); anything else is "unreadable"
 OPEN_ERRORS = {
     errno.ENOENT: ("missing", "There is no such file"),
@@ -53,6 +60,12 @@ class Roots:
         return tuple(prefix for prefix in self.prefixes if "://" not in prefix)
 
 
+def is_remote(reference: str) -> bool:
+    """Say whether a reference points at another machine, which may take its time."""
+    scheme, separator, _ = reference.partition("://")
+    return bool(separator) and scheme not in LOCAL_SCHEMES
+
+
 def fetch(reference: str, roots: Roots, *, max_bytes: int) -> bytes:
     """Read what `reference` points at, at most `max_bytes`; raise ItemUnfetchable."""
     if "\0" in reference:
@@ -78,31 +91,39 @@ def _fetch_local(file: str, roots: Roots, max_bytes: int) -> bytes:
     if not file.startswith("/"):
         raise ItemUnfetchable("outside_roots", "The reference is relative; give an absolute file or a URL.")
     allowed = roots.local()
-    # Blatant cases are refused before anything is opened: opening a device can have effects.
+    # Blatant cases are refused without a look.
     named = os.path.normpath(file)
     if not _is_under(named, allowed) and not _is_under(named, _real(allowed)):
         raise _outside_roots()
-    descriptor = _open(file)
+    looking = _open(file, LOOK_FLAGS)
     try:
-        # The descriptor, not the name, is what gets read: no link or `..` can be swapped in between.
-        real = _real_file(descriptor, file)
+        # From here on what was found counts, not its name: no link or `..` can be swapped in between.
+        real = _real_file(looking, file)
         # A root that is no link itself is its own real name, which spares most files the look.
         if not (real == named and _is_under(real, allowed)) and not _is_under(real, _real(allowed)):
             raise _outside_roots()
-        facts = os.fstat(descriptor)
+        facts = os.fstat(looking)
         if not stat.S_ISREG(facts.st_mode):
             raise ItemUnfetchable("not_a_file", "It is not a regular file.")
         if facts.st_size > max_bytes:
             raise _too_large(max_bytes)
+        return _read_found(looking, facts.st_size, max_bytes)
+    finally:
+        os.close(looking)
+
+
+def _read_found(looking: int, size: int, max_bytes: int) -> bytes:
+    descriptor = os.dup(looking) if LOOK_FLAGS == OPEN_FLAGS else _open(f"{LINKS}/{looking}", OPEN_FLAGS)
+    try:
         # What its size says in one go, then whatever it has grown by: a large buffer for a small file costs more.
-        return _read(descriptor, facts.st_size + 1, max_bytes + 1)
+        return _read(descriptor, size + 1, max_bytes + 1)
     finally:
         os.close(descriptor)
 
 
-def _open(file: str) -> int:
+def _open(file: str, flags: int) -> int:
     try:
-        return os.open(file, OPEN_FLAGS)
+        return os.open(file, flags)
     except OSError as error:
         kind, fact = OPEN_ERRORS.get(error.errno or 0, ("unreadable", f"It could not be opened: {error.strerror}"))
         raise ItemUnfetchable(kind, f"{fact}.") from error
@@ -129,7 +150,7 @@ def _read(descriptor: int, expected: int, most: int) -> bytes:
 
 def _real_file(descriptor: int, file: str) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - this is done for every image
+        return os.readlink(f"{LINKS}/{descriptor}")  # noqa: PTH115 - this is done for every image
     except OSError:  # no /proc: the name is the next best thing
         return os.path.realpath(file)
 
@@ -151,12 +172,14 @@ def _local_file(rest: str) -> str:
 def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> bytes:
     schemes = {prefix.partition("://")[0] for prefix in roots.prefixes if "://" in prefix}
     # "::" chains filesystems in fsspec (zip://x::file:///...): a way around the roots.
-    if scheme not in schemes or "::" in reference:
+    if scheme not in schemes or ("::" in reference and scheme != urls.SCHEME):
         raise ItemUnfetchable(
             "unsupported_scheme",
             f"References with {scheme}:// are not allowed here; ask for a root that has it.",
         )
-    # Decoded as well, because an HTTP server may decode `%2e%2e` after us.
+    if scheme == urls.SCHEME:
+        return urls.fetch(reference, roots.prefixes, max_bytes=max_bytes)
+    # Decoded as well, because a server may decode `%2e%2e` after us.
     parts = {*reference.split("/"), *unquote(reference).split("/")}
     if parts & {".", ".."} or not _is_under(reference, roots.prefixes):
         raise _outside_roots()
@@ -185,6 +208,10 @@ def _cat(filesystem: fsspec.AbstractFileSystem, key: str, num_bytes: int) -> byt
 
 def _root(text: str) -> str:
     scheme, separator, rest = text.partition("://")
+    if separator and scheme == urls.SCHEME:
+        return urls.root(text)
+    if separator and scheme.lower() in INSECURE_SCHEMES:
+        raise ValueError(f"The root {text!r} must begin with https://, where servers prove who they are.")
     if separator and scheme not in LOCAL_SCHEMES:
         if not rest.strip("/"):
             raise ValueError(f"The root {text!r} must name a bucket or host after {scheme}://.")

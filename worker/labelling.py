@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import errors as db_errors
 from db import labels, registry, session
-from pipeline import fingerprints, images, references, stores
+from pipeline import fingerprints, images, references, stores, urls
 from pipeline.errors import ItemError
 from worker import inline, playbook
 from worker.learning_messages import LabelledImage, LabelsReceipt, RefusedLabel
@@ -185,13 +185,15 @@ def _prepare(labeller: Labeller, position: int, row: Row) -> _Ready | RefusedLab
 
 
 def _read(labeller: Labeller, row: LabelledImage) -> labels.NewLabel:
-    data = row.inline
+    reference, data, most = row.reference, row.inline, labeller.max_inline_bytes
     if data is None:
-        data = references.fetch(row.reference, labeller.roots, max_bytes=labeller.limits.max_bytes)
+        most = labeller.limits.max_bytes
+        data = references.fetch(reference, labeller.roots, max_bytes=most)
     fingerprint = fingerprints.fingerprint(data, labeller.limits)
-    reference = row.reference
-    if row.inline is not None:  # kept once it has proved to be an image
-        reference = inline.keep(row.inline, labeller.inline_store, max_bytes=labeller.max_inline_bytes)
+    # Kept once it has proved to be an image. What a URL leads to may be another picture tomorrow, or none, and what was
+    # labelled is read again for years.
+    if row.inline is not None or urls.is_url(reference):
+        reference = inline.keep(data, labeller.inline_store, max_bytes=most)
     return labels.NewLabel(
         sha256=fingerprint.sha256,
         dhash=fingerprint.dhash,

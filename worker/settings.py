@@ -56,6 +56,8 @@ def _roots(text: str) -> tuple[str, ...]:
     names = _names(text)
     if not all(name.startswith("/") or "://" in name for name in names):
         raise ValueError("give absolute folders or URLs such as s3://bucket/folder, separated by commas")
+    if any(name.lower().startswith("http://") for name in names):
+        raise ValueError("give https://, not http://: nothing proves who answers the latter")
     return names
 
 
@@ -141,7 +143,7 @@ class Settings:
         str, "", "fsspec URL of checkpoints and inline images; empty takes store/ under the home folder"
     )
     allowed_roots: tuple[str, ...] = _setting(
-        _roots, (), "folders and s3:// prefixes that references may lie under, separated by commas"
+        _roots, (), "folders, s3:// prefixes and https:// hosts that references may lie under, separated by commas"
     )
     models: tuple[str, ...] = _setting(_models, ("default",), "models that a classify worker serves")
     device: str = _setting(str, "auto", "auto, cpu, cuda or cuda:N")

@@ -18,10 +18,13 @@ from typing import Generic, TypeVar
 
 import torch
 
+from pipeline import references
 from pipeline.errors import ItemError
 
 #: items without pixels that wait for a batch at most; a long run of them is reported without one
 MOST_ASIDE = 64
+#: seconds that a batch is filled at most: what came before a server that drips is worth recording
+PATIENCE_S = 5.0
 #: seconds of work that a thread is handed at once: handing over costs some 50 us, more than a tiny image does
 CHUNK_S = 0.004
 
@@ -101,8 +104,9 @@ def batches(
     """Yield batches of `batch_size` images, the last one short, reading `lookahead` images ahead.
 
     `read` gives a reference's bytes and `shape`, told the tag too, their pixels; an ItemError or MemoryError of either
-    becomes a failure. Neither a failure nor what has no pixels counts towards the batch size. A None among the items
-    flushes: what came before it is yielded before anything more is pulled. Any other error, a bug, ends the stream.
+    becomes a failure. Neither a failure nor what has no pixels counts towards the batch size. A batch that takes long
+    to fill is yielded as it is. A None among the items flushes: what came before it is yielded before anything more is
+    pulled. Any other error, a bug, ends the stream.
     """
     ahead = _Ahead(iter(items), partial(_prepare, read=read, shape=shape, spent=spent), pool)
     forming = _Forming[T, N]()
@@ -110,7 +114,7 @@ def batches(
         while ahead.fill(max(1, lookahead), chunk=_chunk(spent, batch_size)) or ahead.is_flushed:
             for tag, prepared in ahead.take():
                 forming.add(tag, prepared)
-                if len(forming.tags) == batch_size:
+                if len(forming.tags) == batch_size or forming.is_overdue:
                     yield forming.take()
                 elif len(forming.failures) + len(forming.spared) >= MOST_ASIDE:
                     yield forming.take_aside()
@@ -172,6 +176,8 @@ class _Ahead(Generic[T, N]):
                 self.is_flushed = True
                 break
             items.append(item)
+            if references.is_remote(item[1]):  # it may take seconds, which no other is to wait for in the same thread
+                break
         return items
 
     def cancel(self) -> None:
@@ -189,6 +195,11 @@ class _Forming(Generic[T, N]):
         self.images: list[torch.Tensor] = []
         self.failures: list[tuple[T, Failure]] = []
         self.spared: list[tuple[T, N]] = []
+        self.overdue_s = time.monotonic() + PATIENCE_S
+
+    @property
+    def is_overdue(self) -> bool:
+        return time.monotonic() >= self.overdue_s
 
     @property
     def num_items(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import ImageUnreadable, ItemUnfetchable
+from pipeline.serving import batching
 from pipeline.serving.batching import MOST_ASIDE, Batch, Shaped, StageSeconds, batches
 
 Item = tuple[int, str] | None
@@ -139,6 +141,33 @@ def test_images_are_prepared_while_the_caller_is_busy(pool: ThreadPoolExecutor) 
     next(stream)
     # 3 were taken, and 5 more wait at the least: the sixth is pulled with the next take.
     assert all(ready.acquire(timeout=10) for _ in range(8))
+
+
+def test_what_lies_on_other_machines_is_not_queued_behind_each_other(pool: ThreadPoolExecutor) -> None:
+    together = threading.Barrier(4)
+
+    def distant(reference: str) -> bytes:
+        together.wait(timeout=10)
+        return reference.rpartition("/")[2].encode()
+
+    quick = StageSeconds(fetch=0.001, num_items=1000)  # so far: a thread would be handed several at once
+    items = [(number, f"https://images.example.org/{number}") for number in range(16)]
+    given = list(batches(items, distant, shape, batch_size=16, pool=pool, lookahead=16, spent=quick))
+    assert [batch.tags for batch in given] == [tuple(range(16))]
+
+
+def test_a_batch_that_takes_long_to_fill_is_given_as_it_is(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "PATIENCE_S", 0.2)
+
+    def slow(reference: str) -> bytes:
+        if reference == "2":
+            time.sleep(0.4)
+        return read(reference)
+
+    stream = batches(good(*range(6)), slow, shape, batch_size=6, pool=pool, lookahead=6, spent=StageSeconds())
+    assert [batch.tags for batch in stream] == [(0, 1, 2), (3, 4, 5)]
 
 
 def test_a_bug_ends_the_stream_and_cancels_what_waits() -> None:

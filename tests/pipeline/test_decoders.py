@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import decoders, images
+from pipeline import decoders, images, jpegs
 from pipeline.errors import DecoderUnavailable, ImageUnreadable
-from tests import builders
+from tests import bombs, builders
 
 LIMITS = images.Limits()
 NAMES = sorted(decoders.DECODERS)
@@ -88,6 +90,48 @@ def test_a_large_jpeg_is_shrunk_as_far_as_twice_the_size_it_will_have(
 )
 def test_no_decoder_goes_around_the_limits(name: str, limits: images.Limits, kind: str) -> None:
     assert decoded(name, ORDINARY["baseline"], limits=limits) == kind
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lead", bombs.LEADS.values(), ids=bombs.LEADS)
+def test_no_decoder_is_led_past_the_size_it_will_decode(name: str, lead: bytes) -> None:
+    assert jpegs.header(bombs.led_astray(lead)) is None
+    assert decoded(name, bombs.led_astray(lead), limits=images.Limits(max_pixels=1000)) in (
+        "too_many_pixels",
+        "unreadable",
+    )
+
+
+def test_a_jpeg_of_two_frames_is_not_ordinary() -> None:
+    data = ORDINARY["baseline"]
+    start, end = bombs.frame_of(data)
+    assert jpegs.header(data[:end] + bombs.sized(data, 8, 8)[start:end] + data[end:]) is None
+
+
+def memory_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", bombs.BOMBS)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused_and_takes_no_memory(name: str, kind: str) -> None:
+    data = bombs.make(kind)
+    assert len(data) < 1_000_000
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    before_mb = memory_mb("VmRSS")
+    assert decoded(name, data) == bombs.BOMBS[kind][1]
+    assert memory_mb("VmHWM") - before_mb < 100
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP"])
+def test_of_many_frames_the_first_alone_is_decoded(format_name: str) -> None:
+    frames = [builders.tiny_image(size=(64, 64), seed=seed) for seed in range(60)]
+    data = builders.encoded(frames[0], format_name, save_all=True, append_images=frames[1:])
+    for name in NAMES:
+        pixels = decoded(name, data)
+        assert np.abs(pixels.astype(float) - np.asarray(frames[0])).mean() < 12
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,7 +11,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipeline.errors import ImageUnreadable
 from pipeline.images import Limits, decode
@@ -157,6 +158,25 @@ def test_a_multi_picture_jpeg_gives_its_first_picture() -> None:
 )  # fmt: skip
 def test_a_file_that_is_no_good_is_refused_with_its_kind(data: bytes, kind: str) -> None:
     assert kind_of(data) == kind
+
+
+@pytest.mark.parametrize("name", ["AVIF", "DDS", "EPS", "ICO", "JPEG2000", "PCX", "PDF", "PPM", "SGI", "TGA", "TIFF"])
+def test_no_format_is_read_but_those_that_are_allowed(name: str) -> None:
+    data = builders.encoded(builders.tiny_image(size=(64, 64)), name)
+    assert kind_of(data) in ("unsupported_format", "not_an_image")
+    assert kind_of(b"SIMPLE  =                    T" + b" " * 3000) == "unsupported_format", "FITS cannot be written"
+
+
+@pytest.mark.parametrize("shown", ["ignore", "error"])
+def test_the_pixel_limit_holds_whatever_is_done_with_warnings(shown: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter(shown)
+        assert kind_of(png_header(10_000, 10_000)) == "too_many_pixels"
+
+
+def test_a_cut_off_image_is_never_filled_up() -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    assert kind_of(builders.png_bytes(size=(400, 300))[:-2000]) == "truncated"
 
 
 def test_the_refusal_names_the_format_and_what_to_do() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import threading
+from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -94,6 +98,65 @@ def test_anything_else_is_refused_with_its_kind(root: Path, reference: str, kind
         get(reference.format(root=root), str(root))
     assert (caught.value.stage, caught.value.kind) == ("fetch", kind)
     assert caught.value.message.endswith(".")
+
+
+def test_what_is_no_file_is_not_even_opened(root: Path) -> None:
+    """To open a device can have effects (a watchdog starts to count down); here a writer waits for a reader."""
+    os.mkfifo(root / "watched")
+    (root / "link-watched").symlink_to(root / "watched")
+    writer = threading.Thread(target=lambda: os.close(os.open(root / "watched", os.O_WRONLY)), daemon=True)
+    writer.start()
+    for name in ("watched", "link-watched"):
+        with pytest.raises(ItemUnfetchable, match="not a regular file"):
+            get(f"{root}/{name}", str(root))
+    writer.join(0.2)
+    assert writer.is_alive()
+    reader = os.open(root / "watched", os.O_RDONLY | os.O_NONBLOCK)
+    writer.join(10)
+    os.close(reader)
+
+
+def test_a_hard_link_is_the_file_itself(root: Path) -> None:
+    """It cannot be told from any other name of the file; Linux lets nobody link to what is not theirs to write."""
+    os.link(root.parent / "secret.txt", root / "hard.jpg")
+    assert get(f"{root}/hard.jpg", str(root)) == b"secret"
+
+
+#: swaps a name between something in the root and a link that leads out of it, as fast as it can
+SWAP = """
+import os, sys
+name, decoy, parked = sys.argv[1:]
+print(flush=True)
+while True:
+    os.rename(name, parked), os.rename(decoy, name), os.rename(name, decoy), os.rename(parked, name)
+"""
+
+
+@pytest.mark.parametrize("swapped", ["folder", "file"])
+def test_no_race_leads_out_of_the_root(root: Path, swapped: str) -> None:
+    """Names are swapped between every two steps of a fetch, over thousands of them."""
+    outside = root.parent / "outside"
+    outside.mkdir()
+    (outside / "a.jpg").write_bytes(b"secret")
+    (root / "place").mkdir()
+    (root / "place" / "a.jpg").write_bytes(b"bytes")
+    (root / "place" / "decoy").symlink_to(outside / "a.jpg")
+    (root / "decoy").symlink_to(outside)
+    folder, name = (root, "place") if swapped == "folder" else (root / "place", "a.jpg")
+    arguments = [str(folder / part) for part in (name, "decoy", "parked")]
+    seen: Counter[object] = Counter()
+    with subprocess.Popen([sys.executable, "-S", "-c", SWAP, *arguments], stdout=subprocess.PIPE) as swapping:
+        swapping.stdout.readline()
+        try:
+            for _ in range(8000):
+                try:
+                    seen[get(f"{root}/place/a.jpg", str(root))] += 1
+                except ItemUnfetchable as refused:
+                    seen[refused.kind] += 1
+        finally:
+            swapping.kill()
+    assert seen.keys() <= {b"bytes", "outside_roots", "missing"}
+    assert min(seen[b"bytes"], seen["outside_roots"]) > 0, "both were found, so there was a race"
 
 
 def test_an_unreadable_file_is_refused(root: Path) -> None:

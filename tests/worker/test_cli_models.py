@@ -1,12 +1,24 @@
 """Versions are made, shown, promoted, rolled back and verified from the command line."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline import checkpoints
+from pipeline import checkpoints, digits
 from tests.worker.machine import Machine, sentence
+
+
+class Trap:
+    """What runs code where a pickle of it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
 
 
 def test_a_version_is_made_from_a_file_and_the_first_one_serves(machine: Machine) -> None:
@@ -19,6 +31,18 @@ def test_a_version_is_made_from_a_file_and_the_first_one_serves(machine: Machine
     assert (second["name"], second["serves"], second["report"]["mapped_by"]) == ("cats:2", False, "names")
     listed = machine.run("models", "list", "--json").json
     assert [(one["name"], one["serves"]) for one in listed] == [("cats:2", False), ("cats:1", True)]
+
+
+def test_weights_that_hold_code_make_no_version_and_run_nothing(machine: Machine) -> None:
+    machine.import_model()
+    mark = machine.home / "executed"
+    for seed, content in enumerate((Trap(mark), {"state_dict": {}, "extra": Trap(mark)}), start=2):
+        torch.save(content, machine.home / f"code-{seed}.pt")
+        named = ("--arch", digits.ARCH, "--weights", machine.home / f"code-{seed}.pt", "--classes")
+        ran = machine.run("models", "import", *named, machine.home / "classes.txt", "--model", "cats")
+        assert "it was not executed" in sentence(ran, 1)
+    assert not mark.exists()
+    assert len(machine.run("models", "list", "--json").json) == 1
 
 
 def test_a_version_shows_its_card_and_its_modules(machine: Machine) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from PIL import Image
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import errors, labels, session
-from tests import builders
+from pipeline import references, urls
+from tests import builders, web
+from tests.internet import Internet
 from tests.worker import teaching
 from tests.worker.teaching import MODEL, row
 from worker import labelling
@@ -67,6 +69,28 @@ def test_an_image_inside_a_message_is_kept_and_known_by_its_content(labeller: la
     assert reference.startswith(labeller.inline_store)
     assert counts(record(labeller, row(same, "dog"))) == (1, 0, 0, 0), "somebody else agrees"
     assert teaching.stats(labeller.sessions).num_images == 1
+
+
+def test_an_image_behind_a_url_is_kept_as_it_was_labelled(
+    labeller: labelling.Labeller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the URL leads to may be another picture by the time that a model learns from the label."""
+    image, url = builders.png_bytes(size=(90, 90), seed=1, compress_level=0), "https://images.example.org/cat.png"
+    assert len(image) > labeller.max_inline_bytes, "no message carried it"
+    authority = web.Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    urls._context.cache_clear()
+    roots = references.Roots.parse(["https://images.example.org", labeller.inline_store])
+    with web.serving({"/cat.png": web.ok(image)}, authority.context("images.example.org")) as site:
+        Internet({"images.example.org": [["93.184.216.34"]]}, {"93.184.216.34 443": site.port}).install(
+            monkeypatch.setattr
+        )
+        receipt = record(replace(labeller, roots=roots), row(url), row(f"{url}?gone"))
+    urls._context.cache_clear()
+    assert counts(receipt) == (1, 0, 0, 1)
+    assert [(one.reference, one.kind) for one in receipt.refused] == [(f"{url}?gone", "missing")]
+    [(reference, label)] = teaching.known(labeller.sessions).items()
+    assert (label, references.fetch(reference, roots, max_bytes=100_000)) == ("cat", image)
 
 
 def bad_rows(photos: Path) -> dict[str, tuple[LabelledImage, str]]:

@@ -36,6 +36,11 @@ SAID = {
         "/a,photos",
         "IMAGEMILL_ALLOWED_ROOTS='/a,photos' makes no sense: give",
     ),
+    "root without TLS": (
+        "ALLOWED_ROOTS",
+        "/a,http://host",
+        "IMAGEMILL_ALLOWED_ROOTS='/a,http://host' makes no sense: give https://",
+    ),
     "no broker URL": ("BROKER_URL", "user:secret@host", "IMAGEMILL_BROKER_URL makes no sense: give a redis://"),
     "no ledger URL": (
         "DATABASE_URL",

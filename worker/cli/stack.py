@@ -55,7 +55,13 @@ def up(asked: Namespace, settings: Settings) -> int:
 
 
 def _refuse_missing(roots: Sequence[str]) -> None:
-    """Raise `SettingsInvalid` for a root on this machine that is no folder: every reference would fail."""
+    """Raise `SettingsInvalid` for a root that names no place, or no folder of this machine: references would fail."""
+    from pipeline import references
+
+    try:
+        references.Roots.parse(roots)
+    except ValueError as wrong:
+        raise SettingsInvalid(f"IMAGEMILL_ALLOWED_ROOTS makes no sense. {wrong}") from None
     for root in roots:
         if not ("://" in root or Path(root).is_dir()):
             raise SettingsInvalid(
