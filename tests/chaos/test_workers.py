@@ -20,6 +20,8 @@ from worker import messages
 
 #: seconds that a worker may take to start on a busy machine, importing torch
 START_S = 30.0
+#: where a sitting may be struck, in its order
+PLACES = ("before_claim", "after_claim", "after_infer", "before_commit", "after_commit_before_ack")
 
 
 @pytest.mark.full
@@ -201,6 +203,17 @@ def test_row_17_work_that_was_recorded_and_not_acknowledged_is_not_done_again(tr
     row = trial.row("17", fault, note=note)
     rows.check(row)
     assert row.executions == 1.0
+
+
+@pytest.mark.full
+def test_a_worker_killed_at_any_place_loses_nothing(trial: Trial) -> None:
+    for place in PLACES:
+        trial.arm(place, "kill")
+        trial.submit(trial.slow(3))
+        trial.await_reached(place)
+        trial.fault()
+    trial.drain()
+    rows.check(trial.row("places", f"SIGKILL of a child at each of {', '.join(PLACES)}"))
 
 
 def _times(number: int) -> str:

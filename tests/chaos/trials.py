@@ -159,7 +159,7 @@ class Trial:
             return int(reading.scalar(counted.where(models.Job.caller == self.name)) or 0)
 
     def first_recorded_after(self, at_s: float) -> float:
-        """Give the seconds from a time to the next outcome of ours."""
+        """Give the seconds from a time to the next outcome."""
         recorded = select(func.min(models.Outcome.recorded_at_s)).where(models.Outcome.recorded_at_s > at_s)
         with session.reading(self.mill.sessions) as reading:
             return round(float(reading.scalar(recorded)) - at_s, 2)
@@ -239,7 +239,7 @@ class Trial:
         claims = select(func.sum(shard.fence), func.count()).join(models.Job, models.Job.id == shard.job_id)
         with session.reading(self.mill.sessions) as reading:
             num_claims, num_shards = reading.execute(claims.where(models.Job.caller == self.name)).one()
-        return round(num_claims / num_shards, 3)
+        return round(float(num_claims) / num_shards, 3)
 
 
 def _recoveries(faults_at_s: Sequence[float], recorded_at_s: Sequence[float]) -> tuple[float, ...]:
