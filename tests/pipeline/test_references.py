@@ -122,12 +122,13 @@ def test_a_hard_link_is_the_file_itself(root: Path) -> None:
     assert get(f"{root}/hard.jpg", str(root)) == b"secret"
 
 
-#: swaps a name between something in the root and a link that leads out of it, as fast as it can
+#: swaps a name between something in the root and a link that leads out of it, as fast as it can, while somebody looks
 SWAP = """
 import os, sys
 name, decoy, parked = sys.argv[1:]
+parent = os.getppid()
 print(flush=True)
-while True:
+while os.getppid() == parent:
     os.rename(name, parked), os.rename(decoy, name), os.rename(name, decoy), os.rename(parked, name)
 """
 
