@@ -73,6 +73,7 @@ def _is_allowed(data: bytes, header: jpegs.Header, limits: images.Limits) -> boo
         len(data) <= limits.max_bytes
         and header.width * header.height <= limits.max_pixels
         and {"JPEG", "MPO"} <= set(limits.formats)
+        and not (header.is_progressive and jpegs.has_too_many_scans(data))
     )
 
 

@@ -14,6 +14,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from pipeline import jpegs
 from pipeline.errors import ImageUnreadable
 
 #: what Pillow's decoders raise on bad input, beside UnidentifiedImageError: from its sources and fuzzing.
@@ -106,6 +107,8 @@ def _decode(data: bytes, limits: Limits, least: int | None) -> Image.Image:
         width, height = image.size
         if width * height > limits.max_pixels:
             raise _too_many_pixels(limits, width, height)
+        if image.info.get("progressive") and jpegs.has_too_many_scans(data):  # JPEG and MPO alone say so
+            raise ImageUnreadable("too_many_scans", f"The JPEG has more than {jpegs.MAX_SCANS} scans; save it again.")
         if least is not None:
             image.draft(None, (least, least))
         image.load()

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -132,7 +133,11 @@ def _open(file: str, flags: int) -> int:
 
 
 def _real(roots: Iterable[str]) -> tuple[str, ...]:
-    return tuple(os.path.realpath(root) for root in roots)
+    real = []
+    for root in roots:
+        with suppress(OSError):  # a root that is being replaced allows nothing for the moment
+            real.append(os.path.realpath(root))
+    return tuple(real)
 
 
 def _read(descriptor: int, expected: int, most: int) -> bytes:

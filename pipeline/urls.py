@@ -40,6 +40,8 @@ REDIRECTS = frozenset(
         HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT,
     }
 )  # fmt: skip
+#: bytes of an answer beside the file: headers, and the sizes of chunks
+FRAME_BYTES = 1 << 20
 #: bytes read at once
 CHUNK_BYTES = 1 << 16
 
@@ -248,10 +250,11 @@ def _ask(place: Place, give_up_s: float, max_bytes: int) -> bytes | str:
         try:
             proved.settimeout(_left(give_up_s))
             proved.sendall(_request(place))
-            return _answer(_Dripping(proved, give_up_s), max_bytes)
+            return _answer(_Dripping(proved, give_up_s, max_bytes), max_bytes)
         except TimeoutError:
             raise
-        except (OSError, http.client.HTTPException) as error:
+        # A ValueError is what http.client says to a chunk of -5 bytes.
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise ItemUnfetchable("truncated", "The server ended its answer early, or it makes no sense.") from error
 
 
@@ -325,11 +328,16 @@ def _too_large(max_bytes: int) -> ItemUnfetchable:
 
 
 class _Dripping(io.RawIOBase):
-    """A connection that is read until a moment, however slowly it drips: a timeout of its own bounds one read alone."""
+    """A connection that is read until a moment, however slowly it drips, and no further than a file can reach.
 
-    def __init__(self, connection: ssl.SSLSocket, give_up_s: float) -> None:
+    A timeout of its own bounds one read alone, and http.client reads some answers whole (a chunk of -1 bytes).
+    """
+
+    def __init__(self, connection: ssl.SSLSocket, give_up_s: float, max_bytes: int) -> None:
         self._connection = connection
         self._give_up_s = give_up_s
+        self._max_bytes = max_bytes
+        self._room = max_bytes + FRAME_BYTES
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Be a socket to http.client, which asks nothing else of one."""
@@ -340,7 +348,11 @@ class _Dripping(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._connection.settimeout(_left(self._give_up_s))
-        return self._connection.recv_into(buffer)
+        num_bytes = self._connection.recv_into(buffer)
+        self._room -= num_bytes
+        if self._room < 0:
+            raise _too_large(self._max_bytes)
+        return num_bytes
 
 
 def _left(give_up_s: float) -> float:

@@ -8,6 +8,8 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from PIL import Image
+
 from tests import builders
 
 #: What leads a reader that takes the next two bytes for a length past the frame of a JPEG: markers without one.
@@ -36,6 +38,13 @@ def led_astray(lead: bytes) -> bytes:
     comment = bytearray(b"\xff\xfe\xff\xff" + bytes(0xFFFD))
     comment[led_to : led_to + len(small)] = small
     return data[:start] + hidden + bytes(comment) + data[end:]
+
+
+def many_scans(num: int) -> bytes:
+    """Give a progressive JPEG with so many scans more, each of which goes over every block of it again."""
+    data = builders.encoded(Image.new("L", (900, 900), 128), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * num + data[-2:]
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -89,6 +98,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "PNG of 100": (lambda: png(10_000, 10_000), MANY),
     "JPEG": (lambda: sized(builders.jpeg_bytes(), 65_500, 65_500), MANY),
     "progressive JPEG": (lambda: sized(builders.jpeg_bytes(progressive=True), 65_500, 65_500), MANY),
+    "JPEG of many scans": (lambda: many_scans(20_000), "too_many_scans"),
     "WEBP": (wide_webp, MANY),
     "GIF": (lambda: wide_gif(of="screen"), MANY),
     "frame of a GIF": (lambda: wide_gif(of="frame"), MANY),

@@ -107,11 +107,15 @@ def test_thirty_bad_inputs_cost_a_hundred_good_ones_nothing(world: World) -> Non
 
 # ---------------------------------------------------------------- what is bad
 
+CHOSEN = (
+    "PNG of 2500 megapixels", "JPEG of many scans", "WEBP", "frame of a GIF", "BMP", "PNG with text",
+    "PNG with many texts",
+)  # fmt: skip
+
 
 def _bad_files(folder: Path) -> dict[str, str]:
     """Write files that are bad to decode; give reference -> kind."""
-    chosen = ("PNG of 2500 megapixels", "JPEG", "WEBP", "frame of a GIF", "BMP", "PNG with text", "PNG with many texts")
-    files = {f"{name}.png": (bombs.make(name), bombs.BOMBS[name][1]) for name in chosen}
+    files = {f"{name}.png": (bombs.make(name), bombs.BOMBS[name][1]) for name in CHOSEN}
     files |= {
         "astray.jpg": (bombs.led_astray(bombs.LEADS["TEM"]), "unreadable"),
         "page.eps": (builders.encoded(builders.tiny_image(), "EPS"), "unsupported_format"),

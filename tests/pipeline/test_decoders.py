@@ -125,6 +125,16 @@ def test_a_bomb_is_refused_and_takes_no_memory(name: str, kind: str) -> None:
     assert memory_mb("VmHWM") - before_mb < 100
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_scans_are_counted_where_there_are_some_and_nowhere_else(name: str) -> None:
+    few = bombs.many_scans(20)
+    assert not isinstance(decoded(name, few, resize_size=100), str)
+    # A thumbnail's, and whatever comes after the end (a film, in some phones' photos), are no scans of the image.
+    comment = b"\xff\xfe" + (40_002).to_bytes(2, "big") + b"\xff\xda" * 20_000
+    data = ORDINARY["progressive"]
+    assert np.array_equal(decoded(name, data[:2] + comment + data[2:] + b"\xff\xda" * 20_000), reference(data))
+
+
 @pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP"])
 def test_of_many_frames_the_first_alone_is_decoded(format_name: str) -> None:
     frames = [builders.tiny_image(size=(64, 64), seed=seed) for seed in range(60)]

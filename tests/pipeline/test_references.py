@@ -106,10 +106,10 @@ def test_what_is_no_file_is_not_even_opened(root: Path) -> None:
     (root / "link-watched").symlink_to(root / "watched")
     writer = threading.Thread(target=lambda: os.close(os.open(root / "watched", os.O_WRONLY)), daemon=True)
     writer.start()
-    for name in ("watched", "link-watched"):
+    for name in ("watched", "link-watched") * 50:  # again and again, for the writer takes a moment to come
         with pytest.raises(ItemUnfetchable, match="not a regular file"):
             get(f"{root}/{name}", str(root))
-    writer.join(0.2)
+        writer.join(0.003)
     assert writer.is_alive()
     reader = os.open(root / "watched", os.O_RDONLY | os.O_NONBLOCK)
     writer.join(10)
@@ -122,12 +122,13 @@ def test_a_hard_link_is_the_file_itself(root: Path) -> None:
     assert get(f"{root}/hard.jpg", str(root)) == b"secret"
 
 
-#: swaps a name between something in the root and a link that leads out of it, as fast as it can
+#: swaps a name between something in the root and a link that leads out of it, as fast as it can, while somebody looks
 SWAP = """
 import os, sys
 name, decoy, parked = sys.argv[1:]
+parent = os.getppid()
 print(flush=True)
-while True:
+while os.getppid() == parent:
     os.rename(name, parked), os.rename(decoy, name), os.rename(name, decoy), os.rename(parked, name)
 """
 

@@ -357,6 +357,7 @@ def test_a_server_that_speaks_no_tls_is_unreachable(net: Web) -> None:
         (answer(200, "Transfer-Encoding: chunked") + b"9\r\ncut", "truncated"),
         (answer(200, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n", "truncated"),
         (answer(200, "Transfer-Encoding: chunked") + b"no number\r\n", "truncated"),
+        (answer(200, "Transfer-Encoding: chunked") + b"-5\r\nabcde\r\n", "truncated"),
         (answer(200, f"Content-Length: {MAX_BYTES + 1}"), "too_large"),
         (answer(200, f"Content-Length: {10**30}"), "too_large"),
         (answer(200) + bytes(MAX_BYTES + 1), "too_large"),
@@ -369,8 +370,8 @@ def test_a_server_that_speaks_no_tls_is_unreachable(net: Web) -> None:
     ],
     ids=[
         "not found", "gone", "forbidden", "broken", "a part", "not modified", "gzip", "brotli", "nothing", "cut off",
-        "chunk cut off", "no last chunk", "no chunk", "says it is large", "says it is huge", "is large",
-        "says it is negative", "no web server", "silence", "many headers", "a long header", "no status",
+        "chunk cut off", "no last chunk", "no chunk", "negative chunk", "says it is large", "says it is huge",
+        "is large", "says it is negative", "no web server", "silence", "many headers", "a long header", "no status",
     ],
 )  # fmt: skip
 def test_an_answer_that_is_no_whole_file_is_refused_with_its_kind(net: Web, given: bytes, kind: str) -> None:
@@ -384,19 +385,30 @@ def test_a_body_whose_end_nobody_vouches_for_is_cut_off(net: Web) -> None:
     assert refused(f"https://{HOST}/a.png") == "truncated"
 
 
-@pytest.mark.parametrize("framing", ["chunked", "none"])
-def test_an_endless_body_is_left_at_the_limit(net: Web, framing: str) -> None:
+CHUNKED = answer(200, "Transfer-Encoding: chunked")
+ENDLESS = {
+    "until the end": (answer(200), bytes(0x4000)),
+    "in chunks": (CHUNKED, b"4000\r\n" + bytes(0x4000) + b"\r\n"),
+    "in chunks of a byte": (CHUNKED, b"1\r\nx\r\n" * 0x1000),
+    "in a chunk of no size": (CHUNKED + b"-1\r\n", bytes(0x4000)),  # which http.client reads to its end at once
+    "behind the last chunk": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n" * 0x1000),
+    "before the answer": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 0x400),
+}
+
+
+@pytest.mark.parametrize(("first", "then"), ENDLESS.values(), ids=ENDLESS)
+def test_an_endless_answer_is_left_at_the_limit(net: Web, first: bytes, then: bytes) -> None:
     sent = []
 
     def pour(connection: ssl.SSLSocket) -> None:
-        connection.sendall(answer(200, "Transfer-Encoding: chunked") if framing == "chunked" else answer(200))
+        connection.sendall(first)
         while not net.site.is_over.is_set() and len(sent) < 10_000:
-            connection.sendall((b"4000\r\n" + bytes(0x4000) + b"\r\n") if framing == "chunked" else bytes(0x4000))
-            sent.append(0x4000)
+            connection.sendall(then)
+            sent.append(len(then))
 
     net.site.answers["/a.png"] = pour
     assert refused(f"https://{HOST}/a.png") == "too_large"
-    assert sum(sent) < 50 * MAX_BYTES, "what the system's buffers hold comes on top"
+    assert sum(sent) < 100 * MAX_BYTES, "what the system's buffers hold comes on top"
 
 
 def drip(net: Web, first: bytes, then: bytes) -> Callable[[ssl.SSLSocket], None]:
@@ -426,7 +438,7 @@ def test_a_server_that_drips_is_left_in_time(
     net.site.answers["/a.png"] = drip(net, first, then)
     started_s = time.monotonic()
     assert refused(f"https://{HOST}/a.png") == "timed_out"
-    assert 0.4 <= time.monotonic() - started_s < 1.4
+    assert 0.4 <= time.monotonic() - started_s < 5
 
 
 def test_redirects_share_one_patience(net: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,9 +449,7 @@ def test_redirects_share_one_patience(net: Web, monkeypatch: pytest.MonkeyPatch)
         connection.sendall(redirect("/late"))
 
     net.site.answers["/late"] = late
-    started_s = time.monotonic()
-    assert refused(f"https://{HOST}/late") == "timed_out"
-    assert time.monotonic() - started_s < 1.4
+    assert refused(f"https://{HOST}/late") == "timed_out", "and not too_many_redirects"
 
 
 def test_silence_is_left_in_time_wherever_it_begins(net: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,10 +459,10 @@ def test_silence_is_left_in_time_wherever_it_begins(net: Web, monkeypatch: pytes
         assert refused(f"https://{HOST}/a.png") == "timed_out"
 
     def slow(*_: object, **__: object) -> list[object]:
-        time.sleep(0.6)
+        time.sleep(5)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     started_s = time.monotonic()
     assert refused(f"https://{HOST}/a.png") == "timed_out"
-    assert time.monotonic() - started_s < 0.55
+    assert time.monotonic() - started_s < 4

@@ -1,8 +1,9 @@
 """What is wrong, with the world or with the request, is one sentence and an exit code a script can act on."""
 
 import json
+import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -53,6 +54,34 @@ def test_a_ledger_out_of_reach_is_one_sentence(
 ) -> None:
     harm(machine, monkeypatch)
     assert sentence(machine.run(*arguments), 2).startswith(said)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """What `up` does on a signal ends with the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("/gone/photos", "IMAGEMILL_ALLOWED_ROOTS names '/gone/photos', which is no folder here"),
+        (
+            "https://127.0.0.1",
+            "IMAGEMILL_ALLOWED_ROOTS makes no sense. The root 'https://127.0.0.1' must be https://HOST",
+        ),
+        ("http://images.example.org", "IMAGEMILL_ALLOWED_ROOTS='http://images.example.org' makes no sense: give https"),
+    ],
+)
+def test_a_root_that_names_no_place_is_said_before_anything_starts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, root: str, said: str
+) -> None:
+    monkeypatch.setenv("IMAGEMILL_ALLOWED_ROOTS", root)
+    assert sentence(machine.run("up", "--no-flower"), 2).startswith(said)
 
 
 BROKERLESS = {
