@@ -1,8 +1,8 @@
-"""Takes a seed. Gives what 20 kills of a worker under load cost imagemill and its peers: jobs lost, and jobs done twice.
+"""Takes a seed. Gives what 20 kills of a worker under load cost imagemill and its peers: jobs lost, and done twice.
 
-One loop for all: send some jobs, SIGKILL one of two workers when a random number of them is done, start it again; in the
-end wait until nothing more is recorded. `python -m bench.losses --json FILE`; a file that is there keeps the rows of
-queues that are not asked for.
+One loop for all: send some jobs, SIGKILL one of two workers when a random number of them is done, start it again; in
+the end wait until nothing more is recorded. `python -m bench.losses --json FILE`; a file that is there keeps the rows
+of queues that are not asked for.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Row:
     #: records beyond the first of a job
     recorded_again: int
     #: by kill: seconds until all that was acknowledged before it, and is recorded at all, was recorded
-    recovery_s: tuple[float, ...]
+    recovery_s: Sequence[float]
 
     @property
     def lost(self) -> int:
@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _ran(queue: Queue, asked: argparse.Namespace) -> Row:
-    chance = random.Random(asked.seed)
+    chance = random.Random(asked.seed)  # noqa: S311 - no secret, a seed
     num_sent = asked.jobs // asked.kills
     killed_at_s = []
     with queue.sender() as sender:
@@ -147,11 +147,10 @@ def _kept(file: Path | None, measured: set[str]) -> list[Row]:
     """Read the rows of a file whose queues were not measured now."""
     if file is None or not file.exists():
         return []
-    told = [
-        {name: value for name, value in row.items() if name != "lost"} for row in json.loads(file.read_text())["rows"]
-    ]
-    found = [Row(**{**row, "recovery_s": tuple(row["recovery_s"])}) for row in told]
-    return [row for row in found if row.queue.split()[0] not in measured]
+    told = json.loads(file.read_text())["rows"]
+    fields = Row.__dataclass_fields__
+    found = [{name: value for name, value in row.items() if name in fields} for row in told]
+    return [Row(**row) for row in found if row["queue"].split()[0] not in measured]
 
 
 def _show(found: Sequence[Row]) -> None:

@@ -1,6 +1,7 @@
 """Takes the name of a queue. Gives it running: a Redis of its own, two workers that may be killed, and a sender.
 
-imagemill and its peers alike; a peer's workers are processes of an environment of its own. Knows nothing of when to kill.
+imagemill and its peers alike; a peer's workers are processes of an environment of its own. Knows nothing of when to
+kill.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ PEERS: Mapping[str, Peer] = {
                 "--without-mingle", "--without-gossip", "--hostname", "{number}@%h"),
         ready=" ready.",
         redis="redis+socket://{socket}",
-        settings="acks_late, retry_on_worker_lost, prefetch 1, prefork -c 1, visibility_timeout 10 s, restore every 1 s",
+        settings="acks_late, retry_on_worker_lost, prefetch 1, -c 1, visibility_timeout 10 s, restore every second",
     ),
     "dramatiq": Peer(
         package="dramatiq",

@@ -1,4 +1,4 @@
-"""Takes how many jobs are to be sent. Gives them to imagemill, a job of one image each, by the client of any service."""
+"""Takes how many jobs are to be sent. Gives them to imagemill, an image each, by the client of any service."""
 
 from __future__ import annotations
 
