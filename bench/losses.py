@@ -27,7 +27,7 @@ QUEUES = ("imagemill", *PEERS)
 START_S = 60.0
 #: seconds that a few jobs may take until some of them are recorded; then the kill comes all the same
 STALL_S = 10.0
-#: seconds without a new record after which what is missing counts as lost; RQ takes up to 140 to find a dead worker
+#: seconds that RQ takes to find a job whose worker died, at most
 PATIENCE_S = 180.0
 #: seconds between two looks
 LOOK_S = 0.002
@@ -77,6 +77,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of one of two workers")
     parser.add_argument("--jobs", type=int, default=3000, help="jobs in all")
     parser.add_argument("--seed", type=int, default=0, help="chooses whom to kill, and when")
+    parser.add_argument(
+        "--patience-s", type=float, default=PATIENCE_S, help="without a new record, after which a job counts as lost"
+    )
     parser.add_argument("--environments", type=Path, default=environments.CACHE, metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table too")
     return parser.parse_args()
@@ -98,7 +101,7 @@ def _ran(queue: Queue, asked: argparse.Namespace) -> Row:
             killed_at_s.append(time.time())
             sender.stdout.readline()
         sender.stdin.close()
-    _drain(queue)
+    _drain(queue, asked.patience_s)
     return _row(queue, queue.seen(), killed_at_s)
 
 
@@ -108,7 +111,7 @@ def _await(fact: Callable[[], bool], patience_s: float) -> None:
         time.sleep(LOOK_S)
 
 
-def _drain(queue: Queue) -> None:
+def _drain(queue: Queue, patience_s: float) -> None:
     """Wait until every job that was sent is recorded, or none has been for long."""
     num_before, give_up_s = -1, time.monotonic()
     while True:
@@ -116,7 +119,7 @@ def _drain(queue: Queue) -> None:
         if seen.sent.keys() <= seen.recorded.keys():
             return
         if len(seen.recorded) > num_before:
-            num_before, give_up_s = len(seen.recorded), time.monotonic() + PATIENCE_S
+            num_before, give_up_s = len(seen.recorded), time.monotonic() + patience_s
         if time.monotonic() > give_up_s:
             return
         time.sleep(0.5)
