@@ -181,7 +181,7 @@ class Submission:
     num_items: int = 0
     #: Position in the job of this part's first item.
     first_position: int = 0
-    #: Who asks, for the operator's eyes.
+    #: Who asks: for the operator's eyes, and for the quota of one caller.
     caller: str | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Takes what a submission would add to the queue. Gives a no, and when to come again, where too much waits already.
 
-Knows nothing of messages' ways or of shards. An item waits here until it has its outcome.
+Knows nothing of how a submission travels or is recorded. An item waits, here, until it has its outcome.
 """
 
 import math

@@ -147,11 +147,7 @@ class _Sitting:
 
     def _let_pass(self, classifier: Classifier) -> None:
         """Serve small interactive work of this version at once, and end soon if another version's has waited."""
-        started_s = time.monotonic()
-        claims, is_called_away = claiming.claim_urgent(self.station, self.version)
-        for claim in claims:
-            self._open(claim)
-        self.tally.claim_s += time.monotonic() - started_s
+        claims, is_called_away = self._look()
         tagged = [((self.sheets[claim.shard_id], item), item.reference) for claim in claims for item in claim.items]
         # Past what is in the lanes already: each batch of it may take as long as all of this.
         for batch in self._batches(tagged, classifier):
@@ -160,6 +156,19 @@ class _Sitting:
         if is_called_away:
             self.give_up_s = min(self.give_up_s, time.monotonic())
         self.looks_at_s = time.monotonic() + LOOK_S
+
+    def _look(self) -> tuple[list[leases.Claim], bool]:
+        started_s = time.monotonic()
+        try:
+            claims, is_called_away = claiming.claim_urgent(self.station, self.version)
+        except (db_errors.LedgerUnreachable, OperationalError) as away:
+            # What is in hand is worth more than a look: whoever records it waits until the ledger is back.
+            log.warning("no look for interactive work: %s", str(away).splitlines()[0])
+            return [], False
+        for claim in claims:
+            self._open(claim)
+        self.tally.claim_s += time.monotonic() - started_s
+        return claims, is_called_away
 
     def _batches(self, items: Iterable[tuple[_Tag, str] | None], classifier: Classifier) -> Iterator[_Batch]:
         station = self.station

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import jobs, leases, models, registry, session
+from db import errors, jobs, leases, models, registry, session, shards
 from db.outcomes import ItemFailure
 from pipeline import checkpoints, decoders
 from pipeline.images import Limits
@@ -206,6 +206,22 @@ def test_a_sitting_ends_for_interactive_work_of_another_version(
         assert 0 < tally.num_items < 40
     else:
         assert builders.state_of(sessions, bulk) == "succeeded"
+
+
+def test_a_look_that_finds_the_ledger_away_costs_nothing(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def away(*_: object) -> list[shards.Urgent]:
+        looks.append(1)
+        raise errors.LedgerUnreachable
+
+    # At this one statement alone: a database that is really away would keep the records waiting, too.
+    monkeypatch.setattr(shards, "urgent", away)
+    tally, bulk, told = busy(sessions, photos, pool, monkeypatch, lambda: None)
+    assert looks
+    assert (tally.num_items, told) == (40, {bulk: 40})
 
 
 def test_what_cost_an_attempt_lets_nobody_pass(
