@@ -24,8 +24,8 @@ from worker.client import Client
 from worker.settings import Settings
 from worker.stack import Stack
 
-#: The model's name.
-MODEL = "bench"
+#: The model's name, and that of another one where there are two.
+MODEL, OTHER = "bench", "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +60,18 @@ class Bench:
 
 
 @contextmanager
-def running(arch: str, network: nn.Module, num_classes: int, *, processes: int = 0) -> Iterator[Bench]:
-    """Start a stack that serves the network; its classes are named by their numbers."""
+def running(
+    arch: str, network: nn.Module, num_classes: int, *, models: tuple[str, ...] = (MODEL,), **changes: object
+) -> Iterator[Bench]:
+    """Start a stack that serves the network, as each of the models; its classes are named by their numbers."""
     with tempfile.TemporaryDirectory(prefix="im-bench-") as folder:
-        settings = Settings(home=Path(folder), models=(MODEL,), allowed_roots=("/",), processes=processes).resolved()
-        version = _register(settings, arch, network, num_classes)
+        settings = Settings(home=Path(folder), models=models, allowed_roots=("/",), **changes).resolved()
+        version, *_ = [_register(settings, model, arch, network, num_classes) for model in models]
         with stack.running(settings, say=output.errors().print) as started, Client(settings.broker_url) as client:
             yield Bench(stack=started, client=client, version=version)
 
 
-def _register(settings: Settings, arch: str, network: nn.Module, num_classes: int) -> registry.Version:
+def _register(settings: Settings, model: str, arch: str, network: nn.Module, num_classes: int) -> registry.Version:
     migrate.upgrade(settings.database_url)
     draft = checkpoints.Draft(
         arch=arch,
@@ -77,7 +79,7 @@ def _register(settings: Settings, arch: str, network: nn.Module, num_classes: in
         preprocess=backbones.preprocess_for(arch),
     )
     with runtime.ledger(settings) as sessions:
-        version = versions.register(sessions, settings.store, MODEL, network, draft, source="demo")
+        version = versions.register(sessions, settings.store, model, network, draft, source="demo")
         versions.promote(sessions, version.name, reason="benchmark")
         with session.reading(sessions) as reading:
             return registry.version(reading, version.name)

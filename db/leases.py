@@ -108,16 +108,21 @@ def claim_waiting(
     owner: str,
     lease_s: float,
     untried: bool = False,
+    urgent: bool = False,
 ) -> list[Claim]:
     """Claim waiting shards of one version, interactive first, then oldest first, up to `max_items` items.
 
     With `follows_latest`, also those of jobs that follow the serving pointer. The first shard is claimed
     whatever its size. Shards somebody else is claiming just now are passed over, and with `untried` those that
-    have cost an attempt already: one of them may cost all that are claimed with it theirs.
+    have cost an attempt already: one of them may cost all that are claimed with it theirs. `urgent` claims interactive
+    shards alone, and none that is larger than `max_items`.
     """
     chosen: list[int] = []
     num_items = 0
-    for shard_id, size in _lock_waiting(session, model, version_id, follows_latest, untried, limit=max_items):
+    priorities = get_args(Priority)[:1] if urgent else get_args(Priority)
+    kinds = [(version, priority) for priority in priorities for version in _versions(version_id, follows_latest)]
+    wanted = [*([Shard.attempts == 0] if untried else []), *([Shard.num_items <= max_items] if urgent else [])]
+    for shard_id, size in _lock_waiting(session, model, kinds, wanted, limit=max_items):
         if chosen and num_items + size > max_items:
             break
         chosen.append(shard_id)
@@ -303,22 +308,29 @@ def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, in
     return {job_id: top_k for job_id, _, top_k in jobs}
 
 
+def _versions(version_id: int, follows_latest: bool) -> list[ColumnElement[bool]]:
+    return [Shard.version_id == version_id, *([Shard.version_id.is_(None)] if follows_latest else [])]
+
+
 def _lock_waiting(
-    session: Session, model: str, version_id: int, follows_latest: bool, untried: bool, *, limit: int
+    session: Session,
+    model: str,
+    kinds: Iterable[tuple[ColumnElement[bool], Priority]],
+    wanted: Sequence[ColumnElement[bool]],
+    *,
+    limit: int,
 ) -> Iterator[tuple[int, int]]:
     """Give (id, number of items) of due shards, locked; each query is one ordered walk of an index."""
-    versions = [Shard.version_id == version_id, Shard.version_id.is_(None)]
-    for priority in get_args(Priority):
-        for version in versions if follows_latest else versions[:1]:
-            waiting = (
-                select(Shard.id, Shard.num_items)
-                .where(Shard.model == model, version, Shard.priority == priority, is_waiting())
-                .where(is_due(), job_works(), *([Shard.attempts == 0] if untried else []))
-                .order_by(Shard.id)
-                .limit(limit)
-                .with_for_update(skip_locked=True, of=Shard)
-            )
-            yield from session.execute(waiting)
+    for version, priority in kinds:
+        waiting = (
+            select(Shard.id, Shard.num_items)
+            .where(Shard.model == model, version, Shard.priority == priority, is_waiting())
+            .where(is_due(), job_works(), *wanted)
+            .order_by(Shard.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=Shard)
+        )
+        yield from session.execute(waiting)
 
 
 def _lock_held(session: Session, held: Sequence[tuple[int, int]], *conditions: ColumnElement[bool]) -> set[int]:

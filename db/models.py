@@ -205,6 +205,7 @@ class Shard(Base):
         _one_of("state", ShardState),
         _one_of("priority", Priority),
         _where("ix_shards_waiting", ["model", "version_id", "priority", "id"], text("state = 'waiting'")),
+        _where("ix_shards_urgent", ["model", "version_id"], text("state = 'waiting' AND priority = 'interactive'")),
         _where("ix_shards_unrung", ["id"], text("state = 'waiting' AND rung_at_s IS NULL")),
         _where("ix_shards_claimed", ["lease_until_s"], text("state = 'claimed'")),
         Index("ix_shards_job_id", "job_id"),

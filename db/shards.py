@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sqlalchemy import ColumnElement, exists, insert, literal_column, or_, select
+from sqlalchemy import ColumnElement, exists, func, insert, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from db.models import WORKING, Job, Priority, Shard
@@ -41,6 +41,17 @@ class Item:
     reference: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Urgent:
+    """Interactive work of one version that waits, never tried."""
+
+    model: str
+    #: None follows the serving pointer
+    version_id: int | None
+    #: seconds the oldest has waited
+    waited_s: float
+
+
 def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard_size: int) -> int:
     """Cut items into waiting shards and give their number; counting them in the job is the caller's.
 
@@ -56,6 +67,21 @@ def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard
 def is_any_waiting(session: Session, models: Collection[str]) -> bool:
     """Whether any of the models' shards waits for a worker: one look into an index."""
     return bool(session.scalar(select(exists().where(Shard.model.in_(models), is_waiting()))))
+
+
+def urgent(session: Session, models: Collection[str]) -> list[Urgent]:
+    """List the models' interactive work that waits, by version: one look into an index that is nearly always empty."""
+    kind = (Shard.model, Shard.version_id)
+    waiting = (
+        select(*kind, now_s() - func.min(Shard.created_at_s))
+        .where(Shard.model.in_(models), is_waiting(), Shard.priority == literal_column("'interactive'"))
+        .where(is_due(), job_works(), Shard.attempts == 0)
+        .group_by(*kind)
+    )
+    return [
+        Urgent(model=model, version_id=version_id, waited_s=waited_s)
+        for model, version_id, waited_s in session.execute(waiting)
+    ]
 
 
 def items_of(shard: Shard) -> tuple[Item, ...]:

@@ -10,6 +10,10 @@ from sqlalchemy.orm import Session
 from db import bells, leases, registry, session, shards
 from worker.sittings import Station
 
+#: Seconds that interactive work of another version may wait before a sitting ends for it; idle workers take
+#: milliseconds.
+CALLED_AWAY_S = 0.25
+
 
 def claim(station: Station, shard_id: int, give_up_s: float) -> tuple[list[leases.Claim], registry.Version | None]:
     """Claim the shard and find its version; with a small shard, claim others that wait, in the same transaction."""
@@ -44,17 +48,51 @@ def claim_more(
     """Claim others that wait for the same version, if any does."""
     if not shards.is_any_waiting(transaction, [first.model]):
         return []
-    serving = registry.serving(transaction, first.model)
     return leases.claim_waiting(
         transaction,
         model=first.model,
         version_id=version.id,
-        follows_latest=serving is not None and serving.version.id == version.id,
+        follows_latest=_serves(transaction, version),
         max_items=station.claim_items,
         owner=station.owner,
         lease_s=station.lease_s,
         untried=True,
     )
+
+
+def claim_urgent(station: Station, version: registry.Version) -> tuple[list[leases.Claim], bool]:
+    """Claim small interactive shards of the version, a batch of them at most, if any waits.
+
+    Tells, too, whether interactive work of another version has waited for so long that nobody idle can be there for it.
+    """
+    with session.reading(station.sessions) as reading:
+        waiting = shards.urgent(reading, {version.model, *station.models})
+        if not waiting:
+            return [], False
+        serves = _serves(reading, version)
+    ours = {version.id, *([None] if serves else [])}
+    others = [one for one in waiting if one.model != version.model or one.version_id not in ours]
+    is_called_away = any(one.waited_s >= CALLED_AWAY_S for one in others)
+    if len(others) == len(waiting):
+        return [], is_called_away
+    with session.transaction(station.sessions) as transaction:
+        claims = leases.claim_waiting(
+            transaction,
+            model=version.model,
+            version_id=version.id,
+            follows_latest=serves,
+            max_items=station.batch_size,
+            owner=station.owner,
+            lease_s=station.lease_s,
+            untried=True,
+            urgent=True,
+        )
+    return claims, is_called_away
+
+
+def _serves(reading: Session, version: registry.Version) -> bool:
+    serving = registry.serving(reading, version.model)
+    return serving is not None and serving.version.id == version.id
 
 
 def _version(station: Station, transaction: Session, claim: leases.Claim) -> registry.Version:

@@ -95,11 +95,16 @@ class Unfinished(ClientError):
 
 
 class Refused(ClientError):
-    """Intake refused the request; `kind` says why, for programs."""
+    """Intake refused the request; `kind` says why, for programs.
 
-    def __init__(self, kind: str, message: str) -> None:
+    `retry_after_s` seconds later the same request may be taken; None where that would not help. Too much waited if the
+    kind is `queue_full`, or `quota_exceeded` for one caller alone.
+    """
+
+    def __init__(self, kind: str, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,7 +420,12 @@ class Client:
         return receipt
 
     def _send_parts(self, parts: Iterator[Submission]) -> Iterator[Receipt]:
-        """Send part after part, a few ahead of the receipts, so that intake is never idle."""
+        """Send part after part, a few ahead of the receipts, so that intake is never idle.
+
+        The first goes alone: if the job is refused, nothing of it is left on its way.
+        """
+        for first in islice(parts, 1):
+            yield Receipt(**self._ask(SUBMIT, first.as_json()))
         ahead: deque[_Question] = deque()
         for part in parts:
             ahead.append(self._send(_Question(task=SUBMIT, payload=part.as_json())))

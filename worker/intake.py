@@ -5,7 +5,7 @@ Knows nothing of Celery: bells go out through the `ring` it is handed, after the
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import ParamSpec, TypeGuard, TypeVar
 
@@ -16,6 +16,7 @@ from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, regist
 from pipeline import failpoints
 from worker import inline, messages, sizing
 from worker.messages import Refusal, Reply
+from worker.quotas import Overloaded, Quotas
 
 #: Tells the classify queue that a shard waits.
 Ring = Callable[[bells.Bell], None]
@@ -41,6 +42,8 @@ class Desk:
     max_inline_bytes: int
     #: Items in one shard; 0 takes what a worker does in a second.
     shard_size: int
+    #: How much may wait.
+    quotas: Quotas = field(default_factory=Quotas)
 
     @property
     def full_bell(self) -> int:
@@ -59,6 +62,8 @@ def refusing(answer: Callable[Asked, Answer]) -> Callable[Asked, Answer | Refusa
             return Refusal(kind="invalid", message=str(wrong))
         except errors.LedgerError as refused:
             return refusal_of(refused)
+        except Overloaded as full:
+            return replace(refusal_of(full), retry_after_s=full.retry_after_s)
 
     return answering
 
@@ -115,7 +120,7 @@ def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submi
     by_job = {uuid.UUID(submission.job_id): submission for submission in small}
     try:
         with session.transaction(desk.sessions) as transaction:
-            waiting = deliveries.receive(transaction, list(_deliveries(transaction, by_job.values())))
+            waiting = deliveries.receive(transaction, list(_deliveries(desk, transaction, by_job.values())))
     except (errors.LedgerError, SQLAlchemyError):
         return {}
     failpoints.reach("after_accept_before_bell")
@@ -124,7 +129,10 @@ def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submi
     return {id(by_job[waits.job_id]): _accepted(by_job[waits.job_id]) for waits in waiting}
 
 
-def _deliveries(transaction: Session, small: Iterable[messages.Submission]) -> Iterator[deliveries.Delivery]:
+def _deliveries(
+    desk: Desk, transaction: Session, small: Iterable[messages.Submission]
+) -> Iterator[deliveries.Delivery]:
+    room = desk.quotas.room(transaction)
     versions: dict[tuple[str, str | None], int | None] = {}
     for submission in small:
         asked = (submission.model, submission.version)
@@ -133,7 +141,9 @@ def _deliveries(transaction: Session, small: Iterable[messages.Submission]) -> I
                 versions[asked] = _pin_new(transaction, submission)
             job, items = _header(transaction, submission, versions[asked]), _items(submission)
             ledger.check_part(job, items, 0)
-        except errors.LedgerError:
+            # One that is known already takes room that it does not need; whoever is left out for it is looked at again.
+            room.take(submission)
+        except (errors.LedgerError, Overloaded):
             continue
         yield deliveries.Delivery(job=job, items=items, digest=submission.digest())
 
@@ -158,7 +168,7 @@ def _accepted(submission: messages.Submission) -> Submitted:
 @refusing
 def _record(desk: Desk, submission: messages.Submission) -> Reply:
     with session.transaction(desk.sessions) as transaction:
-        receipt = _receive(transaction, submission, desk.shard_size)
+        receipt = _receive(desk, transaction, submission)
         waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
     failpoints.reach("after_accept_before_bell")
     for bell in waiting:
@@ -245,14 +255,18 @@ def _item_error(failure: outcomes.ItemFailure) -> messages.ItemError:
     return messages.ItemError(stage=failure.stage, kind=failure.kind, message=failure.message)
 
 
-def _receive(transaction: Session, submission: messages.Submission, setting: int) -> ledger.Receipt:
+def _receive(desk: Desk, transaction: Session, submission: messages.Submission) -> ledger.Receipt:
+    known = ledger.known(transaction, uuid.UUID(submission.job_id), submission.idempotency_key)
+    header = _header(transaction, submission, _pin(transaction, submission, known))
+    if known is None:
+        desk.quotas.room(transaction).take(submission)
     return ledger.receive(
         transaction,
-        _header(transaction, submission, _pin(transaction, submission)),
+        header,
         _items(submission),
         first_position=submission.first_position,
         digest=submission.digest(),
-        shard_size=sizing.shard_size(transaction, setting, submission.model, submission.num_items),
+        shard_size=sizing.shard_size(transaction, desk.shard_size, submission.model, submission.num_items),
     )
 
 
@@ -278,12 +292,10 @@ def _items(submission: messages.Submission) -> list[shards.Item]:
     ]
 
 
-def _pin(transaction: Session, submission: messages.Submission) -> int | None:
+def _pin(transaction: Session, submission: messages.Submission, known: ledger.NewJob | None) -> int | None:
     """Choose the job's version: the first part decides, the others and any repetition follow."""
-    if submission.version is None:
-        known = ledger.known(transaction, uuid.UUID(submission.job_id), submission.idempotency_key)
-        if known:
-            return known.version_id
+    if submission.version is None and known is not None:
+        return known.version_id
     return _pin_new(transaction, submission)
 
 

@@ -181,7 +181,7 @@ class Submission:
     num_items: int = 0
     #: Position in the job of this part's first item.
     first_position: int = 0
-    #: Who asks, for the operator's eyes.
+    #: Who asks: for the operator's eyes, and for the quota of one caller.
     caller: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -301,8 +301,16 @@ class Result:
 class Refusal:
     """Intake's no: what was wrong, in one sentence."""
 
+    #: For programs: `queue_full` and `quota_exceeded` where too much waits.
     kind: str
     message: str
+    #: Seconds after which the same request, with the same ids, is worth another try; None where that would not help.
+    retry_after_s: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the wire form, which has no more fields than a client of an earlier release knows, unless it must."""
+        wire: dict[str, Any] = {"kind": self.kind, "message": self.message}
+        return wire if self.retry_after_s is None else wire | {"retry_after_s": self.retry_after_s}
 
 
 Reply = Receipt | JobStatus | Refusal | list[Result]
@@ -321,6 +329,10 @@ class Notice:
     receipt: Receipt | None = None
     refused: Refusal | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Give the wire form."""
+        return asdict(self) | {"refused": self.refused and self.refused.as_json()}
+
     @classmethod
     def parse(cls, text: str | bytes) -> "Notice":
         """Read the wire form."""
@@ -336,9 +348,12 @@ class Notice:
 
 
 def reply_as_json(reply: "DataclassInstance | list[Result]") -> dict[str, Any]:
-    """Give the wire form of an answer: `{"ok": ...}` or `{"refused": {"kind", "message"}}`."""
+    """Give the wire form of an answer: `{"ok": ...}` or `{"refused": {"kind", "message"}}`.
+
+    Where too much waits, `refused` has `retry_after_s` too: the seconds after which to send the same message again.
+    """
     if isinstance(reply, Refusal):
-        return {"refused": asdict(reply)}
+        return {"refused": reply.as_json()}
     return {"ok": [asdict(result) for result in reply] if isinstance(reply, list) else asdict(reply)}
 
 

@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from celery import Celery
 from redis.exceptions import RedisError
@@ -53,7 +53,7 @@ class Crier:
 
 
 def _written(notice: Notice) -> str:
-    written = json.dumps(asdict(notice), separators=(",", ":"))
+    written = json.dumps(notice.as_json(), separators=(",", ":"))
     if len(written) > MAX_TOLD_BYTES and notice.results:
         return _written(replace(notice, results=None))
     return written

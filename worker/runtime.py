@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors as db_errors
 from db import migrate, session
 from pipeline import errors as pipeline_errors
-from worker import bell, heartbeat, intake, learner, learning_desk, notices
+from worker import bell, heartbeat, intake, learner, learning_desk, notices, quotas
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ def open_or_end(role: str, build: Callable[[], Owned]) -> Owned | None:
     return opened
 
 
-def start_heartbeat(role: str, sessions: sessionmaker[Session]) -> heartbeat.Heartbeat:
-    """Show in the ledger that a child without other chores lives."""
-    beating = heartbeat.Heartbeat(sessions, partial(heartbeat.row, role))
+def start_heartbeat(
+    role: str, sessions: sessionmaker[Session], *, chores: Sequence[Callable[[], None]] = ()
+) -> heartbeat.Heartbeat:
+    """Show in the ledger that a child lives, and do its chores."""
+    beating = heartbeat.Heartbeat(sessions, partial(heartbeat.row, role), chores=chores)
     beating.start()
     return beating
 
@@ -81,6 +83,7 @@ def open_desks(app: Celery, settings: Settings) -> tuple[intake.Desk, learning_d
         inline_store=settings.inline_store,
         max_inline_bytes=settings.max_inline_bytes,
         shard_size=settings.shard_size,
+        quotas=quotas.Quotas(max_waiting=settings.max_waiting_items, max_caller=settings.max_caller_items),
     )
     return desk, learning_desk.LearningDesk(
         sessions=sessions,

@@ -5,7 +5,7 @@ Knows nothing of Celery or Redis. One sitting serves one version, so no batch mi
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -22,6 +22,7 @@ from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
 from worker import claiming, endings, recall
+from worker.messages import BULK
 from worker.recall import UNKNOWN, Content
 from worker.sittings import Station, Tally
 
@@ -35,6 +36,8 @@ LOAD_RETRY_S = 5.0
 PACE_ITEMS = 64
 #: Seconds beyond its time in which a sitting may finish what it has begun to decode.
 DRAIN_S = 30.0
+#: Seconds between two looks for interactive work while a sitting is busy.
+LOOK_S = 0.1
 #: Batches decoded or being decoded ahead of those that are being classified.
 BATCHES_AHEAD = 2
 #: Batches that wait for a lane, so that none stands still while outcomes are recorded.
@@ -115,6 +118,8 @@ class _Sitting:
         self.version = version
         self.give_up_s = give_up_s
         self.sheets: dict[int, _Sheet] = {}
+        self.spent = batching.StageSeconds()
+        self.looks_at_s = time.monotonic() + LOOK_S
 
     def open(self, claims: Sequence[leases.Claim]) -> None:
         """Hold what was claimed: from now on each lease is extended, and ended or given back."""
@@ -131,16 +136,7 @@ class _Sitting:
                 self._refuse(claim, version, broken)
             return
         self.tally.version = version.name
-        spent = batching.StageSeconds()
-        batches = batching.batches(
-            self._items(claims, version),
-            read=partial(references.fetch, roots=self.station.roots, max_bytes=self.station.limits.max_bytes),
-            shape=partial(_shape, self.station, classifier, version.id),
-            batch_size=self.station.batch_size,
-            pool=self.station.pool,
-            lookahead=BATCHES_AHEAD * self.station.batch_size,
-            spent=spent,
-        )
+        batches = self._batches(self._items(claims, version), classifier)
         ahead = self.station.num_lanes + BATCHES_WAITING
         predict: Callable[[_Batch], _Predicted] = partial(_predict, classifier)
         for batch, predicted in lanes.in_order(batches, predict, pool=self.station.lanes, ahead=ahead):
@@ -149,7 +145,51 @@ class _Sitting:
             self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
             if time.monotonic() >= self.give_up_s + DRAIN_S:
                 break
-        self.tally.fetch_s, self.tally.decode_s = spent.fetch, spent.decode
+            if time.monotonic() >= self.looks_at_s and self._is_in_the_way():
+                self._let_pass(classifier)
+        self.tally.fetch_s, self.tally.decode_s = self.spent.fetch, self.spent.decode
+
+    def _is_in_the_way(self) -> bool:
+        """Whether bulk is in hand; what cost an attempt before has no company, or neighbours would pay for the next."""
+        claims = [sheet.claim for sheet in self.sheets.values()]
+        return any(claim.priority == BULK for claim in claims) and all(claim.attempts == 1 for claim in claims)
+
+    def _let_pass(self, classifier: Classifier) -> None:
+        """Serve small interactive work of this version at once, and end soon if another version's has waited."""
+        claims, is_called_away = self._look()
+        tagged = [((self.sheets[claim.shard_id], item), item.reference) for claim in claims for item in claim.items]
+        # Past what is in the lanes already: each batch of it may take as long as all of this.
+        for batch in self._batches(tagged, classifier):
+            self._note(batch, _predict(classifier, batch), self.version.id)
+        self._record([sheet for sheet in self.sheets.values() if sheet.is_whole])
+        if is_called_away:
+            self.give_up_s = min(self.give_up_s, time.monotonic())
+        self.looks_at_s = time.monotonic() + LOOK_S
+
+    def _look(self) -> tuple[list[leases.Claim], bool]:
+        started_s = time.monotonic()
+        try:
+            claims, is_called_away = claiming.claim_urgent(self.station, self.version)
+        except (db_errors.LedgerUnreachable, OperationalError) as away:
+            # What is in hand is worth more than a look: whoever records it waits until the ledger is back.
+            log.warning("no look for interactive work: %s", str(away).splitlines()[0])
+            return [], False
+        for claim in claims:
+            self._open(claim)
+        self.tally.claim_s += time.monotonic() - started_s
+        return claims, is_called_away
+
+    def _batches(self, items: Iterable[tuple[_Tag, str] | None], classifier: Classifier) -> Iterator[_Batch]:
+        station = self.station
+        return batching.batches(
+            items,
+            read=partial(references.fetch, roots=station.roots, max_bytes=station.limits.max_bytes),
+            shape=partial(_shape, station, classifier, self.version.id),
+            batch_size=station.batch_size,
+            pool=station.pool,
+            lookahead=BATCHES_AHEAD * station.batch_size,
+            spent=self.spent,
+        )
 
     def give_back(self, *, forgive: bool) -> None:
         """Return what was claimed and is not done, so that it need not wait for its lease to run out."""

@@ -169,6 +169,12 @@ class Settings:
     )
     sitting_s: float = _setting(_sitting, 20.0, "seconds after which a task gives back what it has not done")
     lease_s: float = _setting(_seconds, 60.0, "seconds after which a silent worker's shards are given to another")
+    max_waiting_items: int = _setting(
+        _natural,
+        messages.MAX_JOB_ITEMS,
+        "items without an outcome at most, and a tenth more for interactive ones; 0 sets no limit",
+    )
+    max_caller_items: int = _setting(_natural, 0, "the same of one caller, by the name it gives; 0 sets no limit")
     max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")
     warm_versions: int = _setting(_positive, 2, "versions a worker keeps loaded at most")
     max_image_bytes: int = _setting(_positive, 20 * 1024 * 1024, "largest image file, in bytes")

@@ -36,6 +36,8 @@ class Station:
     sitting_s: float
     lease_s: float
     max_attempts: int
+    #: That its bells may name, beside that of the shard at hand.
+    models: tuple[str, ...] = ()
     #: Identical bytes are answered with what the same version recorded of them.
     recalls: bool = False
     #: Tells those who wait for jobs how they ended, after the commit that ended them.

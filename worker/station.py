@@ -99,6 +99,7 @@ def _station(
         sitting_s=settings.sitting_s,
         lease_s=settings.lease_s,
         max_attempts=settings.max_attempts,
+        models=settings.models,
         recalls=settings.recall,
         tell=tell,
         is_stopping=is_stopping,

@@ -31,6 +31,8 @@ class Recipe:
     """What one peer's environment holds besides the common packages."""
 
     packages: tuple[str, ...] = ()
+    #: packages that it shares with all others who classify
+    common: tuple[str, ...] = COMMON
     #: requirements of the peer's own packages that are replaced, as uv's --override takes them
     overrides: tuple[str, ...] = ()
     #: whether the other versions are ours too, beyond the common packages
@@ -51,6 +53,14 @@ RECIPES: Mapping[str, Recipe] = {
     # on loopback, so any is taken; `packages` of the environment says which.
     "bentoml_service": Recipe(packages=("bentoml==1.4.40", "aiohttp"), overrides=("certifi",)),
     "ray_data": Recipe(packages=("ray[data]==2.60.0",)),
+}
+
+
+#: queues whose jobs do nothing
+QUEUES: Mapping[str, Recipe] = {
+    "queue_celery": Recipe(packages=("celery[redis]",), common=(), is_constrained=True),
+    "queue_dramatiq": Recipe(packages=("dramatiq[redis]==2.2.1",), common=(), is_constrained=True),
+    "queue_rq": Recipe(packages=("rq==3.0.0",), common=(), is_constrained=True),
 }
 
 
@@ -87,7 +97,7 @@ class Environment:
 
 def make(peer: str, folder: Path = CACHE) -> Environment:
     """Find the peer's environment below `folder`, or make it; raise NotInstalled."""
-    recipe = RECIPES[peer]
+    recipe = {**RECIPES, **QUEUES}[peer]
     pinned = _pinned(recipe)
     backend = _torch_backend()
     digest = hashlib.sha256(
@@ -120,7 +130,7 @@ def _install(home: Path, recipe: Recipe, pinned: str, backend: list[str]) -> Non
         _uv("venv", "--python", sys.executable, str(home))
         _uv(
             "pip", "install", "--python", str(home / "bin" / "python"), "--constraint", str(constraints),
-            "--override", str(overrides), *backend, *COMMON, *recipe.packages,
+            "--override", str(overrides), *backend, *recipe.common, *recipe.packages,
         )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def fill(
     follows_latest: bool = True,
     owner: str = "ada",
     lease_s: float = LEASE_S,
+    urgent: bool = False,
 ) -> list[Claim]:
     """Claim waiting shards of up to `max_items` items."""
     return leases.claim_waiting(
@@ -84,6 +85,7 @@ def fill(
         max_items=max_items,
         owner=owner,
         lease_s=lease_s,
+        urgent=urgent,
     )
 
 

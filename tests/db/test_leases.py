@@ -1,6 +1,6 @@
 import pytest
 
-from db import errors, jobs, leases, outcomes, registry, sweeps
+from db import errors, jobs, leases, outcomes, registry, shards, sweeps
 from db.session import reading, transaction
 from tests.db import builders
 from tests.db.builders import LEASE_S, OVER_S, fill
@@ -71,6 +71,20 @@ def test_a_batch_is_filled_up_to_its_size(sessions, max_items, expected):
     with transaction(sessions) as session:
         builders.submit(session, 10, shard_size=4)
         assert first_positions(fill(session, max_items)) == expected
+
+
+def test_urgent_claims_are_small_interactive_shards_alone(sessions):
+    with transaction(sessions) as session:
+        version = registry.register(session, builders.new_version()).id
+        builders.submit(session, 4)
+        large = builders.submit(session, 9, shard_size=9, priority="interactive")
+        small = [builders.submit(session, 3, version_id=one, priority="interactive") for one in (None, version, None)]
+        found = {(one.model, one.version_id) for one in shards.urgent(session, ["cats", "dogs"])}
+        assert found == {("cats", None), ("cats", version)}
+        assert shards.urgent(session, ["dogs"]) == []
+        claimed = [[one.job_id for one in fill(session, 8, version_id=version, urgent=True)] for _ in range(3)]
+        assert claimed == [[small[1], small[0]], [small[2]], []]
+        assert fill(session, 8, version_id=version)[0].job_id == large, "it waits for those who claim as ever"
 
 
 def test_no_batch_mixes_versions_except_with_jobs_that_follow_the_pointer(sessions):

@@ -159,5 +159,8 @@ class Done:
     def result(self) -> object:
         return self._value
 
+    def done(self) -> bool:
+        return True
+
     def cancel(self) -> bool:
         return False

@@ -62,6 +62,8 @@ def test_status_works_while_redis_is_down(machine: Machine, job_id: uuid.UUID) -
     assert told["broker"].startswith("No Redis answers")
     assert told["serving"] == {"cats": "cats:1"}
     assert [one["num_items"] for one in told["waiting"]] == [5]
+    assert (told["num_unfinished"], told["max_waiting_items"]) == (5, 10_000_000)
     shown = machine.run("status")
+    assert "5 items without an outcome of 10,000,000 that may be" in " ".join(shown.out.split())
     assert str(job_id) in shown.out
     assert "hunter2" not in shown.out

@@ -134,6 +134,14 @@ def test_the_death_of_intakes_child_is_no_answer(redis_url: str, status: str) ->
         assert one._read_answer(question) is None
 
 
+@pytest.mark.parametrize("later", [{}, {"retry_after_s": 12.0}], ids=["of an earlier release", "that says when"])
+def test_a_refusal_says_when_to_come_again_if_intake_does(later: dict[str, float]) -> None:
+    refused = {"kind": "queue_full", "message": "The queue is full."} | later
+    with pytest.raises(client.Refused) as raised:
+        client._opened({"status": "SUCCESS", "result": {"refused": refused}})
+    assert (raised.value.kind, raised.value.retry_after_s) == ("queue_full", later.get("retry_after_s"))
+
+
 def test_a_part_is_full_by_count_or_by_size() -> None:
     header = messages.Submission(job_id="", items=(), num_items=4)
     large = messages.MAX_PART_BYTES * 3 // 4 // 2 - 64

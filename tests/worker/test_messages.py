@@ -141,6 +141,19 @@ def test_an_answer_is_ok_or_refused(reply: messages.Reply) -> None:
     assert set(messages.reply_as_json(reply)) in ({"ok"}, {"refused"})
 
 
+LATER = {"at once or never": None, "later": 12.0}
+
+
+@pytest.mark.parametrize("retry_after_s", LATER.values(), ids=LATER)
+def test_a_refusal_names_a_time_only_if_there_is_one(retry_after_s: float | None) -> None:
+    refusal = messages.Refusal(kind="queue_full", message="No.", retry_after_s=retry_after_s)
+    known = {"kind", "message"} | ({"retry_after_s"} if retry_after_s else set())
+    assert messages.reply_as_json(refusal)["refused"].keys() == known, "an earlier client knows no more"
+    told = messages.Notice(job_id=JOB, refused=refusal)
+    assert told.as_json()["refused"].keys() == known
+    assert messages.Notice.parse(json.dumps(told.as_json())) == told
+
+
 def test_a_result_survives_the_wire() -> None:
     failed = messages.ItemError(stage="fetch", kind="missing", message="There is no such file.")
     sent = [

@@ -7,15 +7,16 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import jobs, registry, session
+from db import errors, jobs, leases, models, registry, session, shards
 from db.outcomes import ItemFailure
 from pipeline import checkpoints, decoders
 from pipeline.images import Limits
 from tests import builders as images
 from tests.worker import builders
-from worker import intake, serving
+from worker import claiming, intake, serving
 from worker.messages import Notice
 
 Sessions = sessionmaker[Session]
@@ -152,6 +153,111 @@ def test_another_versions_shards_are_never_in_the_sitting(
     assert builders.sit(station, new).num_shards == 2, "the pinned and the following one serve the same version"
     versions = [{one.version for one in builders.outcomes(sessions, job_id)} for job_id in (old, new, latest)]
     assert versions == [{"cats:1"}, {"cats:2"}, {"cats:2"}]
+
+
+def busy(
+    sessions: Sessions, photos: Path, pool: Executor, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]
+) -> tuple[serving.Tally, uuid.UUID, dict[uuid.UUID, int]]:
+    """Sit for a bulk shard of 40, in batches of 8, and do something before the second batch is classified.
+
+    Gives the tally, the bulk job, and how many of its outcomes there were when each job's end was told.
+    """
+    bulk = builders.submit(builders.desk(sessions, photos, shard_size=64), builders.write_images(photos, 40))
+    told: dict[uuid.UUID, int] = {}
+
+    def tell(notices: Iterator[Notice]) -> None:
+        told.update({uuid.UUID(one.job_id): len(builders.outcomes(sessions, bulk)) for one in notices})
+
+    monkeypatch.setattr(serving, "LOOK_S", 0.0)
+    lane = builders.Interrupted(meanwhile, at=2)
+    station = builders.station(sessions, photos, pool, lanes=lane, tell=tell, models=("cats", "dogs"))
+    return builders.sit(station, bulk), bulk, told
+
+
+def test_small_interactive_work_passes_the_bulk_in_hand(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, urgent = builders.desk(sessions, photos), []
+
+    def meanwhile() -> None:
+        for asked in (None, "latest"):
+            references = builders.write_images(photos, 2, first=50)
+            urgent.append(builders.submit(desk, references, version=asked, priority="interactive"))
+
+    tally, bulk, told = busy(sessions, photos, pool, monkeypatch, meanwhile)
+    assert told == {urgent[0]: 0, urgent[1]: 0, bulk: 40}
+    assert (tally.num_items, tally.num_shards, tally.is_cut_short) == (44, 3, False)
+    assert {builders.state_of(sessions, one) for one in (*urgent, bulk)} == {"succeeded"}
+
+
+@pytest.mark.parametrize("waited_s", [0.0, 1.0], ids=["that came just now", "that nobody took"])
+def test_a_sitting_ends_for_interactive_work_of_another_version(
+    sessions: Sessions,
+    photos: Path,
+    pool: Executor,
+    saved: tuple[checkpoints.Saved, ...],
+    version: registry.Version,
+    monkeypatch: pytest.MonkeyPatch,
+    waited_s: float,
+) -> None:
+    builders.version(sessions, saved[1], model="dogs", serves=True)
+    desk = builders.desk(sessions, photos)
+    urgent: list[uuid.UUID] = []
+
+    def meanwhile() -> None:
+        urgent.append(builders.submit(desk, ["file:///1.jpg"], model="dogs", priority="interactive"))
+        with session.transaction(sessions) as transaction:
+            before = update(models.Shard).where(models.Shard.job_id == urgent[0])
+            transaction.execute(before.values(created_at_s=models.Shard.created_at_s - waited_s))
+
+    monkeypatch.setattr(claiming, "CALLED_AWAY_S", 0.5)
+    tally, bulk, _ = busy(sessions, photos, pool, monkeypatch, meanwhile)
+    assert builders.state_of(sessions, urgent[0]) == "accepted", "no batch mixes versions"
+    assert tally.is_cut_short is bool(waited_s)
+    if waited_s:
+        [shard], [bell] = builders.shards(sessions, bulk), tally.left
+        assert (bell.shard_id, shard.state, shard.attempts) == (shard.id, "waiting", 0)
+        assert shard.num_items == bell.num_items == 40 - tally.num_items
+        assert 0 < tally.num_items < 40
+    else:
+        assert builders.state_of(sessions, bulk) == "succeeded"
+
+
+def test_a_look_that_finds_the_ledger_away_costs_nothing(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def away(*_: object) -> list[shards.Urgent]:
+        looks.append(1)
+        raise errors.LedgerUnreachable
+
+    # At this one statement alone: a database that is really away would keep the records waiting, too.
+    monkeypatch.setattr(shards, "urgent", away)
+    tally, bulk, told = busy(sessions, photos, pool, monkeypatch, lambda: None)
+    assert looks
+    assert (tally.num_items, told) == (40, {bulk: 40})
+
+
+def test_what_cost_an_attempt_lets_nobody_pass(
+    sessions: Sessions, photos: Path, pool: Executor, version: registry.Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, urgent = builders.desk(sessions, photos), []
+
+    def meanwhile() -> None:
+        with session.transaction(sessions) as transaction:
+            assert transaction.scalar(select(models.Shard.attempts)) == 2
+        urgent.append(builders.submit(desk, builders.write_images(photos, 2, first=50), priority="interactive"))
+
+    def die_once(transaction: Session, shard_id: int, **how: object) -> leases.Claim | None:
+        claim(transaction, shard_id, owner="bob", lease_s=builders.OVER_S)
+        return claim(transaction, shard_id, **how)
+
+    claim = leases.claim
+    monkeypatch.setattr(leases, "claim", die_once)
+    tally, bulk, told = busy(sessions, photos, pool, monkeypatch, meanwhile)
+    assert list(told) == [bulk]
+    assert tally.num_items == 40
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str, str, str]] = {

@@ -81,8 +81,14 @@ def _code(wrong: Exception) -> int:
 
 def _say(asked: Namespace, wrong: Exception, code: int) -> int:
     if asked.json:
-        kind = wrong.kind if isinstance(wrong, client.Refused) else type(wrong).__name__
-        print(json.dumps({"error": {"kind": kind, "message": str(wrong)}}), file=sys.stderr)
+        print(json.dumps({"error": _as_json(wrong)}), file=sys.stderr)
     else:
         print(f"imagemill: {wrong}", file=sys.stderr)
     return code
+
+
+def _as_json(wrong: Exception) -> dict[str, object]:
+    if not isinstance(wrong, client.Refused):
+        return {"kind": type(wrong).__name__, "message": str(wrong)}
+    later = {} if wrong.retry_after_s is None else {"retry_after_s": wrong.retry_after_s}
+    return {"kind": wrong.kind, "message": str(wrong), **later}

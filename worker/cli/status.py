@@ -6,7 +6,7 @@ Knows nothing of how the stack is started.
 from argparse import Namespace
 from dataclasses import fields
 
-from db import jobs, migrate, registry, session, workers
+from db import jobs, migrate, registry, session, unfinished, workers
 from worker import bell, messages, runtime, sizing
 from worker.app import create_app
 from worker.cli import output
@@ -22,6 +22,7 @@ def status(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         alive = workers.list_alive(reading, within_s=sizing.ALIVE_S)
         waiting = jobs.waiting_items(reading)
+        num_unfinished = unfinished.by_caller(reading).total()
         models = registry.models(reading)
         serving = {model: registry.serving(reading, model) for model in models}
         running_jobs = [
@@ -36,6 +37,8 @@ def status(asked: Namespace, settings: Settings) -> int:
                 "queues": ringing,
                 "workers": alive,
                 "waiting": waiting,
+                "num_unfinished": num_unfinished,
+                "max_waiting_items": settings.max_waiting_items or None,
                 "serving": {model: pointer.version.name for model, pointer in serving.items() if pointer},
                 "jobs": running_jobs,
             }
@@ -44,6 +47,8 @@ def status(asked: Namespace, settings: Settings) -> int:
     console = output.console()
     console.print(f"[bold]Broker[/bold] {output.without_password(settings.broker_url)}: {output.plain(broker)}")
     console.print(f"[bold]Ledger[/bold] {output.without_password(settings.database_url)}: schema {migrate.head()}")
+    most = f" of {settings.max_waiting_items:,} that may be" * bool(settings.max_waiting_items)
+    console.print(f"[bold]Queue[/bold] {num_unfinished:,} items without an outcome{most}")
     _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
     return _code(broker)
 

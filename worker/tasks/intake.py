@@ -1,5 +1,6 @@
 """Takes submissions, labels and questions from the intake queue. Gives answers. Knows nothing of how they are found."""
 
+from functools import partial
 from typing import Any
 
 from celery import current_app, shared_task, signals
@@ -25,7 +26,9 @@ def open_desks(**_: object) -> None:
     if desks is not None:
         _desk.append(desks[0])
         _learning_desk.append(desks[1])
-        _beating.append(runtime.start_heartbeat("intake", desks[0].sessions))
+        desk = desks[0]
+        count = partial(desk.quotas.count.renew, desk.sessions)
+        _beating.append(runtime.start_heartbeat("intake", desk.sessions, chores=[count]))
 
 
 @signals.worker_process_shutdown.connect
