@@ -34,6 +34,10 @@ RUN_STATUS = "imagemill.run_status.v1"
 LEARN = "imagemill.learn.v1"
 TICK = "imagemill.tick.v1"
 WATCH_DRIFT = "imagemill.watch_drift.v1"
+#: All of them: a message to any other task is nobody's.
+TASKS = frozenset(
+    {SUBMIT, STATUS, RESULTS, CANCEL, CLASSIFY, SWEEP, LABELS, RETRAIN, RUN_STATUS, LEARN, TICK, WATCH_DRIFT}
+)
 
 INTAKE_QUEUE = "intake"
 UPKEEP_QUEUE = "upkeep"
@@ -55,7 +59,7 @@ STATES = ("receiving", "accepted", "running", *FINAL_STATES)
 
 #: Items in one message; a larger job travels in parts.
 MAX_PART_ITEMS = 1000
-#: Bytes of items in one message, as JSON.
+#: Bytes of items in one message, about as JSON has them.
 MAX_PART_BYTES = 256 * 1024
 #: Items in one job.
 MAX_JOB_ITEMS = 10_000_000
@@ -139,6 +143,11 @@ class Item:
     #: A small image itself; intake stores it and gives it a reference.
     inline: bytes | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in a message."""
+        return len(self.reference) + len(self.key or "") + len(self.inline or b"") * 4 // 3 + 32
+
     def as_json(self) -> dict[str, str]:
         """Give the wire form."""
         wire = {"reference": self.reference} if self.inline is None else {}
@@ -219,6 +228,7 @@ class Submission:
             caller=forms.text_or_none(fields, "caller"),
         )
         submission._refuse_repeated_keys()
+        forms.refuse_heavy(submission.items, "items", most=MAX_PART_BYTES)
         return submission
 
     def digest(self) -> str:

@@ -24,8 +24,8 @@ ON_DEVICE = ("classify", "learn")
 SECRETS = {
     "redis": {"redis_acl"},
     "postgres": {"postgres_password"},
-    "flower": {"broker_url", "flower_basic_auth"},
-    "webhook": {"broker_url", "webhook_token"},
+    "flower": {"flower_broker_url", "flower_basic_auth"},
+    "webhook": {"producer_url", "webhook_token"},
     **{
         name: {"broker_url", "database_url"}
         for name in ("migrate", "intake", "classify", "learn", "upkeep", "beat", "cli")
@@ -229,7 +229,7 @@ def test_the_command_line_knows_the_health_check(service: composition.Service) -
 def test_the_settings_know_every_variable(service: composition.Service, secrets: Path) -> None:
     ours = {name: value for name, value in service.environment.items() if name.startswith(PREFIX)}
     settings = Settings.from_env({name: value.replace("/run/secrets", str(secrets)) for name, value in ours.items()})
-    assert settings.broker_url == (secrets / "broker_url").read_text().strip()
+    assert settings.broker_url == (secrets / Path(ours[f"{PREFIX}BROKER_URL_FILE"]).name).read_text().strip()
     assert settings.home == Path("/tmp/imagemill").resolve()  # noqa: S108
 
 

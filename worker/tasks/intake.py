@@ -68,8 +68,9 @@ def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
     if served[1:]:
         counter.answer(task.app, served[1:])
     told = [one.notice for one in served if one.notice]
-    if told:
-        notices.tell(task.app, told)
+    asked = [one.question.listened_for for one in served if one.question.listened_for]
+    if told or asked:
+        notices.tell(task.app, told, asked=asked)
     return messages.reply_as_json(served[0].reply)
 
 
