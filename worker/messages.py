@@ -67,6 +67,8 @@ MAX_JOB_ITEMS = 10_000_000
 MAX_TEXT = forms.MAX_TEXT
 #: Outcomes told in a notice at most, and their bytes; those of a larger job are asked for in pages.
 MAX_TOLD_ITEMS, MAX_TOLD_BYTES = 100, 64 * 1024
+#: The largest shard's number: what both databases hold.
+MAX_SHARD = 2**63 - 1
 #: Predictions returned per item at most.
 MAX_TOP_K = 100
 
@@ -361,6 +363,17 @@ def parse_result(wire: Mapping[str, Any]) -> Result:
 def parse_job_id(text: Any) -> uuid.UUID:
     """Read a job id. Raises `MessageInvalid` unless it is a UUID."""
     return uuid.UUID(forms.identifier({"job_id": text}, "job_id"))
+
+
+def parse_shard_id(given: Any) -> int:
+    """Read a shard's number. Raises `MessageInvalid`."""
+    return forms.whole({"shard": given}, "shard", default=None, lowest=1, highest=MAX_SHARD)
+
+
+def parse_model(given: Any) -> str:
+    """Read a model's name. Raises `MessageInvalid`."""
+    name: str = forms.match({"model": given}, "model", MODEL_NAME, default="")
+    return name
 
 
 def local_path(reference: str) -> str:
