@@ -158,6 +158,10 @@ def test_flower_refuses_to_start_open_or_with_a_password_it_would_misread(creden
         processes.flower(parser.build().parse_args(SERVICES["flower"].command), settings)
 
 
+def test_flower_listens_on_loopback_unless_told_otherwise() -> None:
+    assert parser.build().parse_args(["flower"]).address == "127.0.0.1"
+
+
 # ---------------------------------------------------------------- lasting
 
 
@@ -165,6 +169,13 @@ def test_flower_refuses_to_start_open_or_with_a_password_it_would_misread(creden
 def test_what_lasts_restarts_and_tells_its_health(service: composition.Service) -> None:
     assert service.body["restart"] == "unless-stopped"
     assert {"test", "interval", "timeout", "retries", "start_period"} <= set(service.body["healthcheck"])
+
+
+@every(("intake", "classify", "learn", "upkeep", "beat"))
+def test_a_worker_that_stands_still_is_ill_within_a_minute(service: composition.Service) -> None:
+    checked = service.body["healthcheck"]
+    forgiven_s = parser.build().parse_args(service.health[3:]).within
+    assert forgiven_s + checked["retries"] * composition.seconds(checked["interval"]) <= 60
 
 
 @every(("intake", "classify", "learn", "upkeep", "beat"))
