@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import celery
 import pytest
-from celery.worker.control import Panel
 from redis import Redis
 
-from worker import app, envelopes, messages, schedule, transport
+from worker import envelopes, messages, schedule
 from worker.client import Client, NotAcknowledged
 from worker.settings import Settings
 
@@ -76,26 +75,3 @@ def test_another_task_and_another_content_are_no_message(redis_url: str) -> None
         with pytest.raises(envelopes.NoMessage) as wrong:
             envelopes.read(json.dumps(whole | changed).encode())
         assert str(wrong.value) == reason
-
-
-@pytest.mark.parametrize(
-    ("url", "kind"),
-    [
-        ("redis://h:1/0", transport._Transport),
-        ("rediss://h:1/0?ssl_cert_reqs=required", transport._Transport),
-        ("redis+socket:///tmp/x.sock", transport._Transport),
-        ("sentinel://h:1/0", transport._SentinelTransport),
-    ],
-    ids=["tcp", "tls", "socket", "sentinel"],
-)
-def test_a_worker_checks_by_whatever_way_it_reaches_redis(url: str, kind: type) -> None:
-    worker = app.create_app(Settings(broker_url=url).resolved(), amqp=transport.Checking)
-    assert worker.connection_for_read().get_transport_cls() is kind
-    worker.close()
-
-
-def test_a_worker_answers_questions_and_takes_no_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Panel, "data", dict(Panel.data))
-    transport.take_no_orders()
-    assert set(Panel.data) == transport.ANSWERED
-    assert not {"shutdown", "revoke", "pool_restart", "add_consumer"} & set(Panel.data)

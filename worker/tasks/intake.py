@@ -9,8 +9,14 @@ from worker.settings import read_settings
 
 logs.take_over()
 
-#: Answered even if the worker dies in between: whoever asked asks again, with the same ids.
-ANSWERED = {"ignore_result": False, "acks_late": False}
+#: Answered even if the worker dies in between: whoever asked asks again, with the same ids. Neither question nor answer
+#: is shown in events, for both hold references.
+ANSWERED = {
+    "ignore_result": False,
+    "acks_late": False,
+    "Request": "worker.transport:Unshown",
+    "resultrepr_maxsize": 1,
+}
 
 _desk: list[intake.Desk] = []
 _learning_desk: list[learning_desk.LearningDesk] = []
