@@ -88,7 +88,8 @@ def connect(url: str) -> sessionmaker[Session]:
     options = _SQLITE if url.startswith("sqlite") else _POSTGRESQL
     compact = partial(json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     try:
-        engine = create_engine(url, json_serializer=compact, **options)
+        # Rows hold references, which may be signed: they are in no log and in no error.
+        engine = create_engine(url, json_serializer=compact, hide_parameters=True, **options)
     except (ArgumentError, ValueError):  # without the URL, which holds a password
         raise errors.LedgerUnreachable(
             "The ledger's URL cannot be read: give sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME."

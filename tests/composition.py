@@ -32,6 +32,8 @@ THEIRS = ("redis", "postgres")
 ENTRYPOINT = ("python", "-m", "worker")
 #: where the documented commands that make the secrets begin
 SECRETS_MARK = "<!-- secrets:"
+#: and those that bring older ones to what is needed now
+UPGRADE_MARK = "<!-- upgrade:"
 
 
 class _Loader(yaml.SafeLoader):
@@ -166,10 +168,24 @@ def image_environment() -> dict[str, str]:
 
 def make_secrets(folder: Path) -> None:
     """Run the commands that docs/deploy.md gives for making the secrets."""
-    _, _, after = (REPOSITORY / "docs/deploy.md").read_text().partition(SECRETS_MARK)
-    commands = after.split("```")[1].removeprefix("sh\n")
+    _run(_documented(SECRETS_MARK), folder)
+
+
+def renew_secrets(folder: Path) -> None:
+    """Run the commands that docs/deploy.md gives for bringing older secrets to what is needed now."""
+    (folder.parent / "make_secrets").write_text(_documented(SECRETS_MARK))
+    _run(_documented(UPGRADE_MARK), folder)
+
+
+def _documented(mark: str) -> str:
+    """Give the block of commands behind a mark of docs/deploy.md."""
+    _, _, after = (REPOSITORY / "docs/deploy.md").read_text().partition(mark)
+    return after.split("```")[1].removeprefix("sh\n")
+
+
+def _run(commands: str, folder: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "SECRETS_DIR": str(folder)}
-    subprocess.run(["/bin/sh", "-c", commands], check=True, env=environ)
+    subprocess.run(["/bin/sh", "-c", commands], check=True, env=environ, cwd=folder.parent)
 
 
 def seconds(duration: str) -> float:

@@ -26,8 +26,3 @@ class LettingGo(redis.QoS):
         except (RedisError, OSError):
             self._quick_ack(delivery_tag)
             raise
-
-
-def let_go() -> None:
-    """Have every channel to Redis in this process let go; the attribute is kombu's own place for it."""
-    redis.Channel.QoS = LettingGo

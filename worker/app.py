@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from worker import acknowledging, messages
+from worker import messages
 from worker.settings import Settings
 
 #: Seconds one task may take: softly, then by SIGKILL. A sitting ends by itself long before.
@@ -18,13 +18,15 @@ START_LIMIT_S = 180
 UNLIMITED = {"task_soft_time_limit": None, "task_time_limit": None, "worker_disable_prefetch": True}
 
 
-def create_app(settings: Settings, *, include: tuple[str, ...] = (), takes_hours: bool = False) -> Celery:
+def create_app(
+    settings: Settings, *, include: tuple[str, ...] = (), takes_hours: bool = False, amqp: type | None = None
+) -> Celery:
     """Build the app that workers, beat, Flower and the command line share; it is not made the host's current one.
 
-    A worker whose tasks take hours has no time limits, and reserves nothing while it is busy.
+    A worker whose tasks take hours has no time limits, and reserves nothing while it is busy. `amqp` is what its
+    messages travel by, if not Celery's own.
     """
-    acknowledging.let_go()
-    app = Celery("imagemill", set_as_current=False, include=include)
+    app = Celery("imagemill", set_as_current=False, include=include, amqp=amqp)
     app.conf.update(
         broker_url=settings.broker_url,
         result_backend=settings.broker_url,

@@ -501,12 +501,11 @@ def _parts(header: Submission, source: manifests.Source) -> Iterator[Submission]
     part: list[Item] = []
     first, num_bytes = 0, 0
     for item in source():
-        size = len(item.reference) + len(item.key or "") + len(item.inline or b"") * 4 // 3 + 32
-        if part and (len(part) == MAX_PART_ITEMS or num_bytes + size > MAX_PART_BYTES):
+        if part and (len(part) == MAX_PART_ITEMS or num_bytes + item.num_bytes > MAX_PART_BYTES):
             yield replace(header, items=tuple(part), first_position=first)
             first, part, num_bytes = first + len(part), [], 0
         part.append(item)
-        num_bytes += size
+        num_bytes += item.num_bytes
     yield replace(header, items=tuple(part), first_position=first)
 
 
@@ -514,7 +513,7 @@ def _label_parts(images: Iterator[LabelledImage]) -> Iterator[tuple[LabelledImag
     """Cut labels into messages of bounded count and size."""
     while ahead := list(islice(images, PART_LABELS)):
         while ahead:
-            sizes = accumulate(len(one.reference) + len(one.inline or b"") * 4 // 3 + 256 for one in ahead)
+            sizes = accumulate(one.num_bytes for one in ahead)
             num = max(1, sum(size <= MAX_PART_BYTES for size in sizes))
             yield tuple(ahead[:num])
             del ahead[:num]

@@ -3,8 +3,6 @@
 Knows nothing of SQL. Celery hands a child one message at a time; taken together, submissions share a transaction.
 """
 
-import json
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 
-from worker import intake, messages
+from worker import envelopes, intake, messages
 from worker.messages import Notice, Receipt, Refusal, Reply
 
 #: Messages taken at once, at most.
@@ -38,6 +36,12 @@ class Question:
     fields: dict[str, Any]
     #: Nobody reads the answer: who submitted listens for the job's notices instead.
     ignores_answer: bool
+
+    @property
+    def listened_for(self) -> str | None:
+        """The job whose notices the asker may be listening for."""
+        listens = self.task == messages.STATUS or (self.task == messages.SUBMIT and self.ignores_answer)
+        return str(self.fields.get("job_id")) if listens else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +125,17 @@ def _submitted(question: Question, submitted: intake.Submitted) -> Served:
 
 
 def _read(raw: bytes) -> Question | None:
-    """Read a message of Celery's protocol 2; None for one that is not quick, or that asks for more than an answer."""
+    """Read a message; None for one that is not quick, that asks for more than an answer, or that is none."""
     try:
-        message = json.loads(raw)
-        headers = message["headers"]
-        plain = message["content-type"] == "application/json" and message["properties"]["body_encoding"] == "base64"
-        special = any(headers.get(name) for name in ("eta", "expires", "compression"))
-        if headers["task"] not in QUICK or special or not plain:
-            return None
-        args, fields, _ = json.loads(b64decode(message["body"]))
-        known = QUICK[headers["task"]]
-        if args or not isinstance(fields, dict) or not (known is None or fields.keys() <= known):
-            return None
-        ignores = bool(headers.get("ignore_result"))
-        return Question(id=headers["id"], task=headers["task"], fields=fields, ignores_answer=ignores)
-    except (ValueError, LookupError, TypeError):
+        envelope = envelopes.read(raw)
+    except envelopes.NoMessage:
+        return None  # the worker drops it when it comes to it
+    headers, fields = envelope.headers, envelope.kwargs
+    if envelope.task not in QUICK or envelope.args or headers.get("eta") or headers.get("expires"):
         return None
+    known = QUICK[envelope.task]
+    if known is not None and not fields.keys() <= known:
+        return None
+    return Question(
+        id=headers["id"], task=envelope.task, fields=fields, ignores_answer=bool(headers.get("ignore_result"))
+    )

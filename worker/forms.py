@@ -8,7 +8,7 @@ import binascii
 import re
 import uuid
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 #: Characters in a reference, a key or any other text.
 MAX_TEXT = 4096
@@ -20,6 +20,14 @@ Choice = TypeVar("Choice", bound=str)
 
 class MessageInvalid(ValueError):
     """The message does not have the documented form."""
+
+
+class Weighed(Protocol):
+    """What a message carries several of."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in a message."""
 
 
 def fields_of(wire: Any, what: str, known: Set[str]) -> Mapping[str, Any]:
@@ -40,6 +48,13 @@ def rows_of(fields: Mapping[str, Any], name: str, *, most: int) -> Sequence[Any]
     if len(rows) > most:
         raise MessageInvalid(f"A message carries at most {most} {name}, not {len(rows)}; send parts.")
     return rows
+
+
+def refuse_heavy(rows: Sequence[Weighed], name: str, *, most: int) -> None:
+    """Raise `MessageInvalid` for several rows of more than `most` bytes; a single one has limits of its own."""
+    num_bytes = sum(row.num_bytes for row in rows)
+    if len(rows) > 1 and num_bytes > most:
+        raise MessageInvalid(f"A message carries at most {most} bytes of {name}, not {num_bytes}; send parts.")
 
 
 def text(fields: Mapping[str, Any], name: str, *, most: int = MAX_TEXT) -> str:

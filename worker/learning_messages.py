@@ -9,7 +9,7 @@ from typing import Any
 
 from . import forms
 from .forms import MessageInvalid
-from .messages import MODEL_NAME, VERSION_NAME
+from .messages import MAX_PART_BYTES, MODEL_NAME, VERSION_NAME
 
 #: Labels in one message; each costs intake a fetch and a decode.
 MAX_PART_LABELS = 1000
@@ -44,6 +44,11 @@ class LabelledImage:
     group: str | None = None
     #: Names the event: the same key again changes nothing.
     key: str | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in a message."""
+        return len(self.reference) + len(self.inline or b"") * 4 // 3 + 256
 
     def as_json(self) -> dict[str, str]:
         """Give the wire form."""
@@ -88,10 +93,9 @@ class Labels:
         """Check a message of any origin. Raises `MessageInvalid` with a sentence that names the field."""
         fields = forms.fields_of(wire, "a message of labels", {"model", "labels"})
         rows = forms.rows_of(fields, "labels", most=MAX_PART_LABELS)
-        return cls(
-            images=tuple(LabelledImage.parse(row) for row in rows),
-            model=forms.match(fields, "model", MODEL_NAME, default="default"),
-        )
+        images = tuple(LabelledImage.parse(row) for row in rows)
+        forms.refuse_heavy(images, "labels", most=MAX_PART_BYTES)
+        return cls(images=images, model=forms.match(fields, "model", MODEL_NAME, default="default"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

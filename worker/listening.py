@@ -1,6 +1,8 @@
 """Takes a job's id and a Redis client. Gives the notices that are left for those who listen for that job.
 
-Knows nothing of Celery. The stream exists while somebody listens, so that nobody else's notices cost memory.
+Knows nothing of Celery. The stream exists while somebody listens, so that nobody else's notices cost memory: whoever
+listens also asks about the job, and intake lets the stream outlive each question by a while. A listener itself uses
+only what works on streams alone, so that a producer on Redis needs no right that could take a queue away.
 """
 
 import time
@@ -10,8 +12,6 @@ from redis import Redis
 
 from .messages import Notice, listening_key
 
-#: Seconds that a stream outlives its last listener.
-KEPT_S = 60
 #: Seconds that one read blocks at most: less than the connection's timeout.
 LONGEST_READ_S = 5.0
 
@@ -35,17 +35,14 @@ class Listening:
             for self._heard, entry in (one for entries in streams.values() for one in entries):
                 if b"told" in entry:
                     return Notice.parse(entry[b"told"])
-            if not streams and not self._redis.expire(self._key, KEPT_S):
+            if not streams and not self._redis.xlen(self._key):
                 self._heard = self._open()  # the broker has forgotten it
         return None
 
     def close(self) -> None:
-        """Let go of the stream, which nobody else listens to."""
-        self._redis.unlink(self._key)
+        """Leave nothing in the stream, which nobody else listens to."""
+        self._redis.xtrim(self._key, maxlen=0, approximate=False)
 
     def _open(self) -> bytes:
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.xadd(self._key, {"listens": ""})
-            pipe.expire(self._key, KEPT_S)
-            last: bytes = pipe.execute()[0]
-        return last
+        last: Any = self._redis.xadd(self._key, {"listens": ""})
+        return bytes(last)

@@ -34,6 +34,10 @@ RUN_STATUS = "imagemill.run_status.v1"
 LEARN = "imagemill.learn.v1"
 TICK = "imagemill.tick.v1"
 WATCH_DRIFT = "imagemill.watch_drift.v1"
+#: All of them: a message to any other task is nobody's.
+TASKS = frozenset(
+    {SUBMIT, STATUS, RESULTS, CANCEL, CLASSIFY, SWEEP, LABELS, RETRAIN, RUN_STATUS, LEARN, TICK, WATCH_DRIFT}
+)
 
 INTAKE_QUEUE = "intake"
 UPKEEP_QUEUE = "upkeep"
@@ -55,7 +59,7 @@ STATES = ("receiving", "accepted", "running", *FINAL_STATES)
 
 #: Items in one message; a larger job travels in parts.
 MAX_PART_ITEMS = 1000
-#: Bytes of items in one message, as JSON.
+#: Bytes of items in one message, about as JSON has them.
 MAX_PART_BYTES = 256 * 1024
 #: Items in one job.
 MAX_JOB_ITEMS = 10_000_000
@@ -63,6 +67,8 @@ MAX_JOB_ITEMS = 10_000_000
 MAX_TEXT = forms.MAX_TEXT
 #: Outcomes told in a notice at most, and their bytes; those of a larger job are asked for in pages.
 MAX_TOLD_ITEMS, MAX_TOLD_BYTES = 100, 64 * 1024
+#: The largest shard's number: what both databases hold.
+MAX_SHARD = 2**63 - 1
 #: Predictions returned per item at most.
 MAX_TOP_K = 100
 
@@ -138,6 +144,11 @@ class Item:
     key: str | None = None
     #: A small image itself; intake stores it and gives it a reference.
     inline: bytes | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in a message."""
+        return len(self.reference) + len(self.key or "") + len(self.inline or b"") * 4 // 3 + 32
 
     def as_json(self) -> dict[str, str]:
         """Give the wire form."""
@@ -219,6 +230,7 @@ class Submission:
             caller=forms.text_or_none(fields, "caller"),
         )
         submission._refuse_repeated_keys()
+        forms.refuse_heavy(submission.items, "items", most=MAX_PART_BYTES)
         return submission
 
     def digest(self) -> str:
@@ -366,6 +378,17 @@ def parse_result(wire: Mapping[str, Any]) -> Result:
 def parse_job_id(text: Any) -> uuid.UUID:
     """Read a job id. Raises `MessageInvalid` unless it is a UUID."""
     return uuid.UUID(forms.identifier({"job_id": text}, "job_id"))
+
+
+def parse_shard_id(given: Any) -> int:
+    """Read a shard's number. Raises `MessageInvalid`."""
+    return forms.whole({"shard": given}, "shard", default=None, lowest=1, highest=MAX_SHARD)
+
+
+def parse_model(given: Any) -> str:
+    """Read a model's name. Raises `MessageInvalid`."""
+    name: str = forms.match({"model": given}, "model", MODEL_NAME, default="")
+    return name
 
 
 def local_path(reference: str) -> str:

@@ -17,16 +17,23 @@ from worker.messages import MAX_TOLD_BYTES, Notice, listening_key
 
 log = logging.getLogger(__name__)
 
+#: Seconds that a stream outlives the last question of those who listen: they ask every few seconds.
+KEPT_S = 60
 #: Recordings whose notices wait for Redis at most; those beyond are lost.
 MAX_WAITING = 1000
 
 
-def tell(app: Celery, notices: Iterable[Notice]) -> None:
-    """Leave each notice in its job's stream, which exists while somebody listens."""
+def tell(app: Celery, notices: Iterable[Notice], *, asked: Iterable[str] = ()) -> None:
+    """Leave each notice in its job's stream, which exists while somebody listens.
+
+    `asked` are the jobs whose listeners have just shown that they live: their streams are kept for a while.
+    """
     try:
         with app.backend.client.pipeline(transaction=False) as pipe:
             for notice in notices:
                 pipe.xadd(listening_key(notice.job_id), {"told": _written(notice)}, nomkstream=True)
+            for job_id in asked:
+                pipe.expire(listening_key(job_id), KEPT_S)
             pipe.execute()
     except (RedisError, OSError) as away:
         log.warning("notices are lost: %s", away)

@@ -174,8 +174,7 @@ class _Sitting:
             # What is in hand is worth more than a look: whoever records it waits until the ledger is back.
             log.warning("no look for interactive work: %s", str(away).splitlines()[0])
             return [], False
-        for claim in claims:
-            self._open(claim)
+        self.open(claims)
         self.tally.claim_s += time.monotonic() - started_s
         return claims, is_called_away
 

@@ -112,7 +112,7 @@ def _hand_over(client: Client, model: str, rows: tuple[LabelledImage | RefusedLa
     receipt = client.label_items(images, model=model) if images else LabelsReceipt(model=model)
     receipt = receipt.and_then(LabelsReceipt(model=model, refused=unusable))
     for refused in receipt.refused:
-        log.warning("a label of %s was refused: %s", model, refused.message)
+        log.warning("a label of %s was refused: %s", model, refused.kind)  # its sentence may name the reference
     return receipt
 
 

@@ -24,8 +24,8 @@ ON_DEVICE = ("classify", "learn")
 SECRETS = {
     "redis": {"redis_acl"},
     "postgres": {"postgres_password"},
-    "flower": {"broker_url", "flower_basic_auth"},
-    "webhook": {"broker_url", "webhook_token"},
+    "flower": {"flower_broker_url", "flower_basic_auth"},
+    "webhook": {"producer_url", "webhook_token"},
     **{
         name: {"broker_url", "database_url"}
         for name in ("migrate", "intake", "classify", "learn", "upkeep", "beat", "cli")
@@ -158,6 +158,10 @@ def test_flower_refuses_to_start_open_or_with_a_password_it_would_misread(creden
         processes.flower(parser.build().parse_args(SERVICES["flower"].command), settings)
 
 
+def test_flower_listens_on_loopback_unless_told_otherwise() -> None:
+    assert parser.build().parse_args(["flower"]).address == "127.0.0.1"
+
+
 # ---------------------------------------------------------------- lasting
 
 
@@ -165,6 +169,13 @@ def test_flower_refuses_to_start_open_or_with_a_password_it_would_misread(creden
 def test_what_lasts_restarts_and_tells_its_health(service: composition.Service) -> None:
     assert service.body["restart"] == "unless-stopped"
     assert {"test", "interval", "timeout", "retries", "start_period"} <= set(service.body["healthcheck"])
+
+
+@every(("intake", "classify", "learn", "upkeep", "beat"))
+def test_a_worker_that_stands_still_is_ill_within_a_minute(service: composition.Service) -> None:
+    checked = service.body["healthcheck"]
+    forgiven_s = parser.build().parse_args(service.health[3:]).within
+    assert forgiven_s + checked["retries"] * composition.seconds(checked["interval"]) <= 60
 
 
 @every(("intake", "classify", "learn", "upkeep", "beat"))
@@ -229,7 +240,7 @@ def test_the_command_line_knows_the_health_check(service: composition.Service) -
 def test_the_settings_know_every_variable(service: composition.Service, secrets: Path) -> None:
     ours = {name: value for name, value in service.environment.items() if name.startswith(PREFIX)}
     settings = Settings.from_env({name: value.replace("/run/secrets", str(secrets)) for name, value in ours.items()})
-    assert settings.broker_url == (secrets / "broker_url").read_text().strip()
+    assert settings.broker_url == (secrets / Path(ours[f"{PREFIX}BROKER_URL_FILE"]).name).read_text().strip()
     assert settings.home == Path("/tmp/imagemill").resolve()  # noqa: S108
 
 

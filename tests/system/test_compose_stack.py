@@ -3,16 +3,21 @@
 import base64
 import json
 import signal
+import socket
 import subprocess
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import celery
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -22,6 +27,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import labels, session, workers
 from tests import builders, composition, mills, servers
 from tests.composition import ASKED_OVER_HTTP, OURS, Site
+from worker import messages
+from worker.cli import processes
+from worker.client import Client, Refused
 from worker.settings import PREFIX, Settings
 
 SERVICES = composition.services()
@@ -53,8 +61,8 @@ def running(postgres: servers.Postgres, tmp_path_factory: pytest.TempPathFactory
     with started(site, "redis") as redis_process:
         await_healthy(site, "redis")
         assert site.run(SERVICES["migrate"], *ours("migrate"), timeout_s=PATIENCE_S) == 0
-        with started(site, *OURS) as processes:
-            up = Running(site=site, processes=processes | redis_process)
+        with started(site, *OURS) as ours_started:
+            up = Running(site=site, processes=ours_started | redis_process)
             prepare(site)
             for name in OURS:
                 await_healthy(site, name)
@@ -67,11 +75,14 @@ def make_site(folder: Path, *, database_url: str) -> Site:
     redis_port, flower_port, webhook_port = (servers.free_port() for _ in range(3))
     site = Site(folder=folder, redis_port=redis_port, flower_port=flower_port, webhook_port=webhook_port)
     composition.make_secrets(site.secrets)
-    broker = site.secrets / "broker_url"
-    broker.write_text(broker.read_text().replace("@redis:6379", f"@127.0.0.1:{site.redis_port}"))
-    (site.secrets / "database_url").write_text(database_url)
+    for address in ("broker_url", "producer_url", "flower_broker_url"):
+        file = site.secrets / address
+        file.write_text(file.read_text().replace("@redis:6379", f"@127.0.0.1:{site.redis_port}"))
+    # This server asks for no password, and is given one that must not be seen anywhere.
+    password = (site.secrets / "postgres_password").read_text().strip()
+    (site.secrets / "database_url").write_text(database_url.replace("imagemill@", f"imagemill:{password}@"))
     with (site.secrets / "redis_acl").open("a") as users:
-        users.write("user auditor on nopass -@all +acl|log +config|get\n")
+        users.write("user auditor on nopass ~* &* +@all\n")
     for mount in ("images", "redis", "store"):
         (folder / mount).mkdir()
     return site
@@ -85,16 +96,22 @@ def ours(name: str) -> list[str]:
 
 @contextmanager
 def started(site: Site, *names: str) -> "Iterator[dict[str, subprocess.Popen[bytes]]]":
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    begun: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in names:
             here = ["--port", str(site.redis_port), "--bind", "127.0.0.1"] if name == "redis" else []
-            processes[name] = site.start(SERVICES[name], *ours(name), *here)
-        yield processes
+            begun[name] = site.start(tempted(SERVICES[name]), *ours(name), *here)
+        yield begun
     finally:
-        for process in processes.values():
+        for process in begun.values():
             process.kill()
             process.wait()
+
+
+def tempted(service: composition.Service) -> composition.Service:
+    """Give the service with a variable around it that would open a Flower without a password."""
+    tempting = {"environment": service.environment | {"FLOWER_UNAUTHENTICATED_API": "true"}}
+    return replace(service, body={**service.body, **tempting}) if service.name == "flower" else service
 
 
 def await_healthy(site: Site, name: str) -> None:
@@ -127,15 +144,20 @@ def alive(sessions: sessionmaker[Session]) -> set[str]:
 
 
 def ask(running: Running, path: str, *, credentials: str = "", method: str = "GET") -> int:
+    return read(running, path, credentials=credentials, method=method)[0]
+
+
+def read(running: Running, path: str, *, credentials: str, method: str = "GET") -> tuple[int, str]:
+    """Ask Flower for a page; gives the code and the page."""
     request = urllib.request.Request(f"http://127.0.0.1:{running.site.flower_port}{path}", method=method)
     if credentials:
         request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
-            return int(answer.status)
+            return int(answer.status), answer.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
-            return refused.code
+            return refused.code, refused.read().decode()
 
 
 def test_a_job_goes_through(running: Running) -> None:
@@ -183,6 +205,7 @@ def post(running: Running, payload: dict[str, object], *, token: str) -> int:
 @pytest.mark.parametrize(
     ("path", "method", "signed_in", "code"),
     [
+        ("/", "GET", False, 401),
         ("/workers", "GET", False, 401),
         ("/workers", "GET", True, 200),
         ("/api/workers", "GET", False, 401),
@@ -200,16 +223,77 @@ def test_flower_shows_only_to_those_who_sign_in_and_changes_nothing(
     assert ask(running, path, credentials="imagemill:wrong", method=method) == 401
 
 
+def test_a_producer_asks_for_all_it_may_and_redis_lets_it(running: Running) -> None:
+    picture = running.site.images / "produced.png"
+    picture.write_bytes(builders.png_bytes(size=(32, 32), seed=55))
+    with Client(running.secret("producer_url"), timeout_s=PATIENCE_S) as client:
+        [result] = client.classify([str(picture)], timeout_s=PATIENCE_S)
+        receipt = client.submit([str(picture)] * 2)
+        assert client.wait(receipt.job_id, timeout_s=PATIENCE_S).num_succeeded == 2
+        assert [one.label for one in client.results(receipt.job_id)] == [result.label] * 2
+        assert client.cancel(receipt.job_id).state == "succeeded"
+        assert client.label([(str(picture), "cat")]).num_labels == 1
+        with pytest.raises(Refused, match="is no run 7"):
+            client.run_status(7)
+        client.ping()
+
+
+#: a service that knows Celery alone, as README.md has it
+BARE = """
+import sys, uuid
+from celery import Celery
+url, reference = sys.argv[1:]
+print(Celery(broker=url, backend=url).send_task(
+    "imagemill.submit.v1", queue="imagemill:intake", kwargs={"job_id": str(uuid.uuid4()), "items": [reference]}
+).get(timeout=30)["ok"]["state"])
+"""
+
+
+def submit_bare(running: Running, reference: str) -> str:
+    script = [sys.executable, "-I", "-c", BARE, running.secret("producer_url"), reference]
+    told = subprocess.run(script, cwd=running.site.folder, capture_output=True, text=True, check=False, timeout=60)
+    assert told.returncode == 0, told.stderr
+    return told.stdout.strip()
+
+
+def test_a_producer_without_our_code_reads_its_receipt(running: Running) -> None:
+    assert submit_bare(running, f"file://{running.site.images}/0.png") == "accepted"
+
+
+def test_flower_shows_workers_and_tasks_and_no_reference(running: Running) -> None:
+    credentials = running.secret("flower_basic_auth")
+    tasks = list(json.loads(read(running, "/api/tasks", credentials=credentials)[1]).values())
+    assert {"imagemill.submit.v1", "imagemill.classify.v1"} <= {task["name"] for task in tasks}
+    assert "/images" not in json.dumps(tasks)
+    page = f"/worker/intake@{socket.gethostname()}"
+    # It asks the worker itself, and gives it a second.
+    mills.await_until(lambda: read(running, page, credentials=credentials)[0] == 200, "Flower shows a worker")
+    assert "imagemill.submit.v1" in read(running, page, credentials=credentials)[1]
+
+
 def test_no_service_asked_redis_for_what_it_may_not_do(running: Running) -> None:
     with redis.Redis(port=running.site.redis_port, username="auditor", password="any") as auditor:
-        denied = {entry["object"] for entry in auditor.acl_log() if entry["username"] == "imagemill"}
+        denied = {entry["object"] for entry in auditor.acl_log() if entry["username"] in RIGHTS}
     # Before Redis 7.2, redis-py's courtesy of naming itself (CLIENT SETINFO) is refused, and it does not mind.
     assert denied <= {"client"}
 
 
+def test_a_worker_takes_no_orders_from_whoever_may_ask_it(running: Running) -> None:
+    before = {name: process.poll() for name, process in running.processes.items()}
+    orders = celery.Celery(broker=running.secret("flower_broker_url"), set_as_current=False)
+    orders.conf.broker_transport_options = messages.transport_options() | processes.FLOWERS_OWN
+    orders.control.shutdown()
+    orders.control.cancel_consumer("intake")
+    assert len(orders.control.inspect(timeout=30.0, limit=4).ping()) == 4
+    orders.close()
+    assert {name: process.poll() for name, process in running.processes.items()} == before
+    with Client(running.secret("producer_url"), timeout_s=PATIENCE_S) as client:
+        assert len(client.classify([f"file://{running.site.images}/0.png"], timeout_s=PATIENCE_S)) == 1
+
+
 @pytest.mark.parametrize(
     ("signs_in", "answer"),
-    [({}, "Authentication required"), ({"username": "imagemill", "password": "wrong"}, "invalid username-password")],
+    [({}, "Authentication required"), ({"username": "worker", "password": "wrong"}, "invalid username-password")],
     ids=["stranger", "impostor"],
 )
 def test_redis_answers_nobody_without_the_password(running: Running, signs_in: dict[str, str], answer: str) -> None:
@@ -232,25 +316,154 @@ def test_redis_keeps_what_it_was_told_and_evicts_nothing(running: Running) -> No
     }
 
 
-@pytest.mark.parametrize(
-    ("user", "command"),
-    [
-        ("imagemill", "FLUSHALL"),
-        ("imagemill", "CONFIG GET *"),
-        ("imagemill", "ACL LIST"),
-        ("imagemill", "KEYS *"),
-        ("imagemill", "GET of-somebody-else"),
-        ("health", "LLEN imagemill:intake"),
-        ("health", "INFO"),
+#: what each user may not do; that it may do its work, the tests above have shown
+RIGHTS = {
+    "worker": [
+        "FLUSHALL", "FLUSHDB", "SHUTDOWN", "CONFIG GET *", "ACL LIST", "KEYS *", "DEBUG SLEEP 0", "SAVE", "MONITOR",
+        "GET of-somebody-else", "SET of-somebody-else x", "PUBLISH of-somebody-else x", "PSUBSCRIBE *",
     ],
-)
-def test_redis_lets_each_user_do_its_own_work_alone(running: Running, user: str, command: str) -> None:
-    password = urlsplit(running.secret("broker_url")).password if user == "imagemill" else "any"
-    with (
-        redis.Redis(port=running.site.redis_port, username=user, password=password) as client,
-        pytest.raises(redis.exceptions.NoPermissionError),
-    ):
+    "producer": [
+        "LRANGE imagemill:intake 0 -1", "RPOP imagemill:intake", "BRPOP imagemill:intake 1",
+        "LTRIM imagemill:intake 1 0", "DEL imagemill:intake",
+        "UNLINK imagemill:intake", "EXPIRE imagemill:intake 1", "SET imagemill:intake x",
+        "RENAME imagemill:intake imagemill:intake2", "LPUSH imagemill:classify.default.bulk x",
+        "LPUSH imagemill:learn x", "LPUSH imagemill:upkeep x", "HGETALL imagemill:unacked", "GET imagemill:unacked",
+        "KEYS *", "SCAN 0", "RANDOMKEY", "EVAL return 0", "PUBLISH imagemill:/0.celery.pidbox x", "PSUBSCRIBE *",
+        "SUBSCRIBE imagemill:/0.celeryev/worker.heartbeat", "PUBLISH celery-task-meta-x x",
+        "SET celery-task-meta-x forged", "FLUSHALL", "CONFIG GET *", "ACL LIST", "CLIENT LIST", "INFO",
+    ],
+    "flower": [
+        "LPUSH imagemill:intake x", "LRANGE imagemill:intake 0 -1", "RPOP imagemill:intake", "LLEN imagemill:intake",
+        "DEL imagemill:intake", "HGETALL imagemill:unacked", "GET celery-task-meta-x", "DEL celery-task-meta-x",
+        "XREAD STREAMS imagemill:listening:x 0", "SUBSCRIBE celery-task-meta-x", "KEYS *", "SCAN 0", "RANDOMKEY",
+        "EXPIRE imagemill:intake 1", "FLUSHALL", "CONFIG GET *", "ACL LIST", "PSUBSCRIBE *",
+    ],
+    "health": ["LLEN imagemill:intake", "INFO", "GET x", "SUBSCRIBE x", "CONFIG GET *"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("user", RIGHTS)
+def test_redis_lets_each_user_do_its_own_work_alone(running: Running, user: str) -> None:
+    url = {"worker": "broker_url", "producer": "producer_url", "flower": "flower_broker_url"}.get(user)
+    password = urlsplit(running.secret(url)).password if url else "any"
+    with redis.Redis(port=running.site.redis_port, username=user, password=password) as client:
+        client.ping()
+        allowed = [command for command in RIGHTS[user] if not is_denied(client, command)]
+    assert allowed == []
+
+
+def is_denied(client: "redis.Redis", command: str) -> bool:
+    try:
         client.execute_command(*command.split())
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.RedisError:
+        return False
+    return False
+
+
+def test_secrets_are_nowhere_but_in_their_files_and_references_only_where_they_must_be(running: Running) -> None:
+    signed = "https://pictures.example.org/1.jpg?X-Amz-Signature=" + uuid.uuid4().hex
+    pages = ("/workers", "/tasks", "/api/tasks", "/api/workers?refresh=true", f"/worker/intake@{socket.gethostname()}")
+    with redis.Redis(port=running.site.redis_port, username="auditor", password="any") as auditor:
+        with heard(auditor) as events, Client(running.secret("producer_url"), timeout_s=PATIENCE_S) as client:
+            [result] = client.classify([signed], timeout_s=PATIENCE_S)
+            assert (result.reference, result.error is not None) == (signed, True), "answers name it, and the ledger"
+            receipt = client.submit([signed])
+            assert client.wait(receipt.job_id, timeout_s=PATIENCE_S).state == "failed"
+            assert [one.reference for one in client.results(receipt.job_id)] == [signed]
+            assert client.label([(signed, "cat")]).refused[0].reference == signed
+            submit_bare(running, signed)
+            junk = {"headers": {"task": "imagemill.submit.v2", "id": "x"}, "body": signed}
+            auditor.lpush("imagemill:intake", signed, json.dumps(junk))
+            mills.await_until(lambda: not auditor.exists("imagemill:intake"), "the junk is dropped")
+            mills.await_until(lambda: is_told(events, "imagemill.results.v1"), "the question is in the events")
+            client.ping()
+        shown = [read(running, page, credentials=running.secret("flower_basic_auth"))[1] for page in pages]
+        kept = {key: contents(auditor, key) for key in auditor.scan_iter()}
+    said = "".join(log.read_text(errors="replace") for log in running.site.folder.glob("*.log"))
+    assert "bytes from the queue intake" in said, "the junk was in the log"
+
+    told = "\n".join([said, *shown, *events]).encode()
+    # Who waits for a job is told how it ended, in a stream that lasts a minute.
+    left = b"".join(text for key, text in kept.items() if not key.startswith(b"imagemill:listening:"))
+    for spelled in spellings(signed):
+        assert spelled not in told + left, "nothing names it any more once its answer was read"
+    appended = b"".join(file.read_bytes() for file in (running.site.folder / "redis").rglob("*.aof"))
+    everywhere = b"".join([told, appended, *kept.values()])
+    for secret in passwords(running):
+        for spelled in spellings(secret):
+            assert spelled not in everywhere
+
+
+#: how the values of each type are read, from end to end
+READ: dict[bytes, Callable[["redis.Redis", bytes], object]] = {
+    b"string": lambda server, key: server.get(key),
+    b"list": lambda server, key: server.lrange(key, 0, -1),
+    b"hash": lambda server, key: server.hgetall(key),
+    b"set": lambda server, key: server.smembers(key),
+    b"zset": lambda server, key: server.zrange(key, 0, -1),
+    b"stream": lambda server, key: server.xrange(key),
+    b"none": lambda *_: None,
+}
+
+
+def contents(server: "redis.Redis", key: bytes) -> bytes:
+    """Give a key and what it holds."""
+    return key + repr(READ[server.type(key)](server, key)).encode()
+
+
+def passwords(running: Running) -> list[str]:
+    urls = [running.secret(name) for name in ("broker_url", "producer_url", "flower_broker_url", "database_url")]
+    flower = running.secret("flower_basic_auth").partition(":")[2]
+    alone = [running.secret("postgres_password"), running.secret("webhook_token"), flower]
+    return [*alone, *(urlsplit(url).password or "" for url in urls[:3]), urls[3]]
+
+
+def spellings(text: str) -> list[bytes]:
+    """Give the text as it is, and what of it shows in base64, wherever it begins there."""
+    shifted = [base64.b64encode(b"x" * shift + text.encode())[4:-4] for shift in range(3)]
+    return [text.encode(), *shifted]
+
+
+def is_told(events: list[str], text: str) -> bool:
+    return any(spelled in event.encode() for event in events for spelled in spellings(text))
+
+
+@contextmanager
+def heard(auditor: "redis.Redis") -> Iterator[list[str]]:
+    """Collect the events of workers meanwhile."""
+    events: list[str] = []
+    with auditor.pubsub() as subscriber:
+        subscriber.psubscribe("*celeryev*")
+        collecting = threading.Event()
+
+        def collect() -> None:
+            while not collecting.is_set():
+                message = subscriber.get_message(timeout=0.1)
+                if message is not None:
+                    events.append(str(message["data"]))
+
+        thread = threading.Thread(target=collect)
+        thread.start()
+        try:
+            yield events
+        finally:
+            collecting.set()
+            thread.join()
+
+
+def test_secrets_of_before_are_brought_to_what_is_needed_now(tmp_path: Path) -> None:
+    old = tmp_path / "secrets"
+    composition.make_secrets(old)
+    for name in ("producer_url", "flower_broker_url"):
+        (old / name).unlink()
+    composition.renew_secrets(old)
+    new = tmp_path / "secrets.new"
+    kept = ("postgres_password", "database_url", "flower_basic_auth", "webhook_token")
+    assert all((new / name).read_text() == (old / name).read_text() for name in kept)
+    assert (new / "broker_url").read_text() != (old / "broker_url").read_text()
+    assert {file.name for file in new.iterdir()} > {file.name for file in old.iterdir()}
 
 
 def test_everything_ends_by_itself_when_told_and_leaves_nothing_in_the_working_folder(running: Running) -> None:

@@ -152,6 +152,16 @@ def test_a_part_is_full_by_count_or_by_size() -> None:
     assert [len(part.items) for part in client._parts(header, lambda: iter(many))] == [messages.MAX_PART_ITEMS, 1]
 
 
+def test_a_job_of_100_000_items_never_fills_redis_however_far_behind_intake_is(redis_url: str) -> None:
+    references = [f"s3://photos/{number:0300}.jpg" for number in range(100_000)]
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        before = redis.info("memory")["used_memory"]
+        with Client(redis_url, timeout_s=1.0) as one, pytest.raises(NotAcknowledged):
+            one.submit(references)
+        assert redis.info("memory")["used_memory"] - before < 5 * 2**20
+    assert len(sent_to_intake(redis_url)) == client.PARTS_AHEAD
+
+
 def test_labels_travel_in_parts_each_with_a_key_of_its_own() -> None:
     large = messages.MAX_PART_BYTES * 3 // 4 // 2 - 1000
     images = [LabelledImage(inline=bytes(size), label="cat") for size in (large, large, large, 1)]

@@ -45,6 +45,11 @@ MESSAGES = {
     "no labels": (Labels, {"model": "cats"}, "`labels` must be a list of at least one item."),
     "empty labels": (Labels, {"labels": []}, "`labels` must be a list of at least one item."),
     "labels as an object": (Labels, {"labels": ONE}, "`labels` must be a list of at least one item."),
+    "too many bytes": (
+        Labels,
+        {"labels": [{"reference": "a" * 4000, "label": "cat"}] * 100},
+        "A message carries at most 262144 bytes of labels, not 425600; send parts.",
+    ),
     "too many labels": (Labels, {"labels": [ONE] * 1001}, "A message carries at most 1000 labels, not 1001; send "),
     "bad model name": (Labels, {"labels": [ONE], "model": "Cats!"}, "`model` is not a valid name: 'Cats!'."),
     "no object": (Labels, None, "A message of labels must be an object, not NoneType."),

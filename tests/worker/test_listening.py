@@ -44,7 +44,7 @@ def test_all_who_listen_hear_the_same_notice(mill: celery.Celery, redis: Redis) 
     assert [listener.hear(30.0) for listener in listeners] == [told, told]
     assert listeners[0].hear(0.001) is None
     listeners[0].close()
-    assert not redis.exists(listening_key(told.job_id))
+    assert redis.xlen(listening_key(told.job_id)) == 0
 
 
 def test_a_blocked_listener_wakes_at_the_notice(mill: celery.Celery, redis: Redis) -> None:
@@ -67,10 +67,12 @@ def test_a_notice_that_nobody_listens_for_leaves_nothing_and_is_not_heard_later(
     assert Listening(redis, told.job_id).hear(0.001) is None
 
 
-def test_a_stream_outlives_its_listeners_by_a_while_only(redis: Redis) -> None:
+def test_a_stream_outlives_its_listeners_by_a_while_only(mill: celery.Celery, redis: Redis) -> None:
     job_id = str(uuid.uuid4())
     listening = Listening(redis, job_id)
-    assert 0 < redis.ttl(listening_key(job_id)) <= 60
+    notices.tell(mill, [], asked=[job_id, "nobody-listens-for-this"])
+    assert 0 < redis.ttl(listening_key(job_id)) <= notices.KEPT_S
+    assert not redis.exists(listening_key("nobody-listens-for-this"))
     redis.delete(listening_key(job_id))
     assert listening.hear(0.001) is None
     assert redis.exists(listening_key(job_id)), "a broker that forgot the stream is told again"

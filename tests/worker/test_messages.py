@@ -31,6 +31,10 @@ SUBMISSIONS = {
     "items as text": (wire(items="abc"), "`items` must be a list of at least one item."),
     "items as an object": (wire(items={"reference": "a"}), "`items` must be a list of at least one item."),
     "too many items": (wire(items=["a"] * 1001), "A message carries at most 1000 items, not 1001; send parts."),
+    "too many bytes": (
+        wire(items=["a" * 4000] * 100),
+        "A message carries at most 262144 bytes of items, not 403200; send parts.",
+    ),
     "an item of a wrong type": (wire(items=[7]), "An item must be an object, not int."),
     "repeated key": (
         wire(items=[{"reference": "a", "key": "one"}, {"reference": "b", "key": "one"}]),

@@ -121,7 +121,7 @@ def test_a_refused_label_is_named_and_costs_its_neighbours_nothing(
         "Annotation 19: it has 2 choices; an image has one label.",
     ]
     assert [record.message for record in caplog.records] == [
-        f"a label of cats was refused: {one['message']}" for one in body["refused"]
+        f"a label of cats was refused: {one['kind']}" for one in body["refused"]
     ]
 
 

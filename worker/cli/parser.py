@@ -156,6 +156,13 @@ def _add_processes(commands: Commands) -> None:
     flower.add_argument("--port", type=int, help="(default: IMAGEMILL_FLOWER_PORT)")
     health = command(commands, "health", "processes:health", "exit 0 if this host's worker of that role lives")
     health.add_argument("role", choices=("intake", "classify", "learn", "upkeep", "beat"))
+    health.add_argument(
+        "--within",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds without a sign of life after which it is held dead (default: %(default)s)",
+    )
     database = group(commands, "db", "the ledger's schema")
     command(database, "upgrade", "processes:upgrade", "bring the schema to this code's revision")
     command(database, "check", "processes:check", "exit 0 if the schema is this code's")

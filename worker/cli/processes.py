@@ -9,20 +9,26 @@ from worker import app, logs, messages, schedule
 from worker.cli import output
 from worker.settings import Settings, SettingsInvalid
 
-#: Seconds without a heartbeat after which a worker is held dead.
-ALIVE_S = 60.0
+#: Keys of what Flower has taken and not acknowledged, which is nothing: so that it needs no right to the workers'.
+FLOWERS_OWN = {f"unacked{part}_key": f"flower:unacked{part}" for part in ("", "_index", "_mutex")}
 
 
 def worker(asked: Namespace, settings: Settings) -> int:
     """Run one Celery worker: one child, which owns the device."""
-    from worker import runtime
+    from worker import runtime, transport
 
     with runtime.ledger(settings):
         pass  # the schema is this code's
     _reach_broker(settings)
     logs.set_up(settings.log_level)
     queues = _queues(asked.role, settings.models)
-    celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",), takes_hours=asked.role == "learn")
+    transport.take_no_orders()
+    celery = app.create_app(
+        settings,
+        include=(f"worker.tasks.{asked.role}",),
+        takes_hours=asked.role == "learn",
+        amqp=transport.Checking,
+    )
     celery.worker_main(
         [
             *("worker", "--hostname", f"{asked.role}{asked.number or ''}@%h", "--queues", ",".join(queues)),
@@ -54,17 +60,23 @@ def flower(asked: Namespace, settings: Settings) -> int:
     os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth
     port = asked.port or settings.flower_port
     celery = schedule.create_beat_app(settings)
-    celery.start(["flower", f"--address={asked.address}", f"--port={port}", "--read-only", "--logging=warning"])
+    celery.conf.broker_transport_options |= FLOWERS_OWN
+    # Flower need not ask for events: our workers always send them.
+    quiet = ("--read-only", "--enable_events=false", "--logging=warning")
+    celery.start(["flower", f"--address={asked.address}", f"--port={port}", *quiet])
     return 0
 
 
 def health(asked: Namespace, settings: Settings) -> int:
-    """Tell whether a worker of this role on this host has beaten lately; beat itself shows by the ticks that arrive."""
+    """Tell whether a worker of this role on this host has beaten lately; beat itself shows by the ticks that arrive.
+
+    It asks the ledger alone: a worker without Redis waits for it, and is well.
+    """
     from db import session, workers
     from worker import runtime
 
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
-        alive = workers.list_alive(reading, within_s=ALIVE_S)
+        alive = workers.list_alive(reading, within_s=asked.within)
     here = [one for one in alive if one.role == asked.role and one.host in (socket.gethostname(), "")]
     if asked.json:
         output.as_json({"role": asked.role, "alive": bool(here), "workers": here})

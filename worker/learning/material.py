@@ -119,7 +119,7 @@ def gather(workshop: Workshop, pace: Pace, snapshot: Snapshot, start: Start) -> 
         workshop, pace, start.loaded.network, start.layers, start.preprocess, snapshot.examples
     )
     if lost:
-        log.warning("%s labelled images of %s cannot be used, %s first", len(lost), pace.model, lost[0].reference)
+        log.warning("%s labelled images of %s cannot be used, the first: %s", len(lost), pace.model, lost[0].kind)
     parts = {split: _part(snapshot, values, kept, split) for split in SPLITS}
     material = Material(snapshot=snapshot, start=start, lost=lost, **parts)
     _refuse_ruins(material)

@@ -210,7 +210,7 @@ def _read(workshop: Workshop, preprocess: Preprocess, part: Part) -> PixelCache:
         limits=workshop.limits,
         preprocess=preprocess,
         max_bytes=workshop.pixel_cache_bytes,
-        on_lost=lambda lost: log.warning("%s was lost during training: %s", lost.reference, lost.reason),
+        on_lost=lambda lost: log.warning("an image was lost during training: %s", lost.kind),
     )
     cache.fill(workshop.pool)
     return cache

@@ -1,6 +1,7 @@
 """Takes bells from a model's queues. Gives recorded shards. Knows nothing of how a shard is classified."""
 
 import logging
+from typing import Any
 
 from celery import current_app, shared_task, signals
 
@@ -37,10 +38,13 @@ def close_serving(**_: object) -> None:
 
 
 @shared_task(name=messages.CLASSIFY, max_retries=3, default_retry_delay=5, ignore_result=True)
-def classify(shard: int) -> None:
+def classify(shard: Any = None) -> None:
     """Classify the shard, and others that wait for the same version."""
     try:
-        tally = _serving[0].sit(shard)
+        tally = _serving[0].sit(messages.parse_shard_id(shard))
+    except messages.MessageInvalid as wrong:
+        log.warning("a bell of no shard is dropped: %s", wrong)
+        return
     except LedgerError as away:
         # The shard waits, or its lease runs out, and a sweep rings for it again.
         log.error("shard %s is left for later: %s", shard, away)

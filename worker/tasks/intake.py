@@ -10,8 +10,14 @@ from worker.settings import read_settings
 
 logs.take_over()
 
-#: Answered even if the worker dies in between: whoever asked asks again, with the same ids.
-ANSWERED = {"ignore_result": False, "acks_late": False}
+#: Answered even if the worker dies in between: whoever asked asks again, with the same ids. Neither question nor answer
+#: is shown in events, for both hold references.
+ANSWERED = {
+    "ignore_result": False,
+    "acks_late": False,
+    "Request": "worker.transport:Unshown",
+    "resultrepr_maxsize": 1,
+}
 
 _desk: list[intake.Desk] = []
 _learning_desk: list[learning_desk.LearningDesk] = []
@@ -71,8 +77,9 @@ def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
     if served[1:]:
         counter.answer(task.app, served[1:])
     told = [one.notice for one in served if one.notice]
-    if told:
-        notices.tell(task.app, told)
+    asked = [one.question.listened_for for one in served if one.question.listened_for]
+    if told or asked:
+        notices.tell(task.app, told, asked=asked)
     return messages.reply_as_json(served[0].reply)
 
 

@@ -5,11 +5,12 @@ ledger, not the message, is what somebody else takes over.
 """
 
 import logging
+from typing import Any
 
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import bell, logs, messages, runtime, stopping
+from worker import bell, learning_messages, logs, messages, runtime, stopping
 from worker.learner import Learner
 from worker.settings import read_settings
 
@@ -37,10 +38,13 @@ def close_learner(**_: object) -> None:
 
 
 @shared_task(name=messages.LEARN, acks_late=False, ignore_result=True, max_retries=0)
-def learn(run: int) -> None:
+def learn(run: Any = None) -> None:
     """Do a run's steps, from the first that is not done."""
     try:
-        told = _learners[0].learn(run)
+        told = _learners[0].learn(learning_messages.parse_run_id(run))
+    except messages.MessageInvalid as wrong:
+        log.warning("a bell of no run is dropped: %s", wrong)
+        return
     except LedgerError as away:
         # The run's lease runs out, and a sweep rings for it again.
         told = f"left for later: {away}"
@@ -51,10 +55,13 @@ def learn(run: int) -> None:
 
 
 @shared_task(name=messages.WATCH_DRIFT, acks_late=False, ignore_result=True, max_retries=0)
-def watch_drift(model: str) -> None:
+def watch_drift(model: Any = None) -> None:
     """Compare what the serving version said of late with what it says of the frozen test images."""
     try:
-        told = _learners[0].watch_drift(model)
+        told = _learners[0].watch_drift(messages.parse_model(model))
+    except messages.MessageInvalid as wrong:
+        log.warning("a look at no model's drift is dropped: %s", wrong)
+        return
     except LedgerError as away:
         told = f"looked at later: {away}"
     log.info("drift of %s: %s", model, told)
