@@ -108,7 +108,7 @@ class Card(Draft):
         """Read card.json; raise CheckpointBroken."""
         try:
             given = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointBroken("The card is not JSON.") from error
         if not isinstance(given, dict):
             raise CheckpointBroken("The card is not a JSON object.")

@@ -15,6 +15,8 @@ SOS = 0xDA
 APP1 = 0xE1
 #: starts of frame: baseline, extended, progressive. Lossless and arithmetic ones are left to the reference decoder.
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+#: the segments an ordinary header is made of, beside its frame: tables, application data, a restart interval, comments
+SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 #: components of grey and of YCbCr images
 COMPONENTS = frozenset({1, 3})
 
@@ -36,7 +38,11 @@ class Header:
 
 
 def header(data: bytes) -> Header | None:
-    """Read the header of an ordinary JPEG; None for any other file."""
+    """Read the header of an ordinary JPEG; None for any other file.
+
+    Whatever a decoder could read otherwise than this does is not ordinary: a file must not get around the limits by
+    showing one size here and another one there.
+    """
     if data[:2] != SOI:
         return None
     size: tuple[int, int] | None = None
@@ -46,11 +52,11 @@ def header(data: bytes) -> Header | None:
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == SOS:
             break
-        if marker in FRAMES:
+        if marker in FRAMES and size is None:
             size = _size(data[position + 4 : position + 2 + length])
             if size is None:
                 return None
-        elif 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        elif marker not in SEGMENTS or length < 2:
             return None
         may_be_turned = may_be_turned or marker == APP1
         position += 2 + length

@@ -26,14 +26,16 @@ def tried(num_examples: int, **how: Any) -> settings:
     )
 
 
-def refusal(parse: Callable[..., object], *given: object, by: type[Exception] | tuple[type[Exception], ...]) -> str:
+def refusal(
+    parse: Callable[..., object], *given: object, by: type[Exception] | tuple[type[Exception], ...], most: int = 2000
+) -> str:
     """Give the sentence a parser refuses what it is given with, "" if it takes it; any other exception is a failure."""
     try:
         parse(*given)
     except by as refused:
         sentence = str(refused)
         assert sentence.strip(), "a refusal says what is wrong"
-        assert len(sentence) < 2000, "a refusal is a sentence, however much was sent"
+        assert len(sentence) < most, "a refusal is a sentence, however much was sent"
         sentence.encode()  # whoever prints or sends it must be able to
         return sentence
     return ""
