@@ -156,7 +156,7 @@ def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> 
     if scheme not in schemes or "::" in reference:
         raise ItemUnfetchable(
             "unsupported_scheme",
-            f"References with {scheme}:// are not allowed here; ask for a root that has it.",
+            f"References with {scheme[:40]}:// are not allowed here; ask for a root that has it.",
         )
     # Decoded as well, because an HTTP server may decode `%2e%2e` after us.
     parts = {*reference.split("/"), *unquote(reference).split("/")}
