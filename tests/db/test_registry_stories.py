@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from db import errors, registry
 from tests.db import builders
@@ -33,13 +33,17 @@ class Registrars(RuleBasedStateMachine):
         finally:
             self.session.close()
 
+    @initialize()
+    def begin(self):
+        for _ in range(2):
+            self.register()
+
     @rule()
     def register(self):
         made = registry.register(self.session, builders.new_version())
         self.versions.append(made)
         assert made.number == len(self.versions)
 
-    @precondition(lambda self: self.versions)
     @rule(which=st.integers(0, 5), age=st.sampled_from([0, 0, 0, 1, -1]))
     def promote(self, which, age):
         """Promote by whoever saw the pointer `age` moves ago."""
