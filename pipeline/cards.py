@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
+from typing import Any, NoReturn
 
 from pipeline.errors import CheckpointBroken
 from pipeline.preprocess import Preprocess
@@ -21,6 +23,16 @@ FORMAT = 2
 ADDED = ("masked", "abstain_below", "frozen_sha256")
 #: fields that say when and where a checkpoint was written, not what it is
 INCIDENTAL = ("created_at_s", "parity_sha256")
+#: what JSON may hold in each field, but for the preprocessing, which checks itself
+KINDS: Mapping[type | UnionType, tuple[str, ...]] = {
+    str: ("arch", "weights_sha256", "parity_sha256"),
+    str | None: ("snapshot", "parent", "frozen_sha256"),
+    int: ("num_parameters",),
+    int | float: ("temperature", "created_at_s"),
+    int | float | None: ("abstain_below",),
+    dict: ("arch_options", "metrics", "preprocess"),
+    list | tuple: ("classes", "frozen", "masked"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +105,7 @@ class Card(Draft):
             raise CheckpointBroken(f"The card does not have exactly the fields it should: {', '.join(sorted(odd))}.")
         try:
             card = cls(**{**given, **_typed(given)})  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointBroken(f"The card cannot be read: {error}") from error
         if not (isinstance(card.temperature, int | float) and 0 < card.temperature < math.inf):
             raise CheckpointBroken(f"The card's temperature is {card.temperature}; it must be a positive number.")
@@ -107,19 +119,25 @@ class Card(Draft):
     def from_bytes(cls, data: bytes) -> Card:
         """Read card.json; raise CheckpointBroken."""
         try:
-            given = json.loads(data)
-        except ValueError as error:
+            given = json.loads(data, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
             raise CheckpointBroken("The card is not JSON.") from error
         if not isinstance(given, dict):
             raise CheckpointBroken("The card is not a JSON object.")
         return cls.from_dict(given)
 
 
-def _typed(given: Mapping[str, object]) -> dict[str, object]:
-    """Turn JSON lists and objects into the values they stand for."""
-    preprocess = given["preprocess"]
-    lists = {name: given.get(name, ()) for name in ("classes", "frozen", "masked")}
-    if not isinstance(preprocess, dict) or not all(isinstance(value, list | tuple) for value in lists.values()):
-        raise ValueError("preprocess must be an object, classes, frozen and masked lists.")
-    named = {name: tuple(value) for name, value in lists.items() if isinstance(value, list | tuple)}
-    return {"preprocess": Preprocess.from_dict(preprocess), **named}
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number that a card holds.")
+
+
+def _typed(given: Mapping[str, Any]) -> dict[str, object]:
+    """Check the fields' kinds, and turn JSON lists and objects into the values they stand for."""
+    held = {**dict.fromkeys(ADDED), "masked": (), **given}
+    odd = [name for kind, names in KINDS.items() for name in names if not isinstance(held[name], kind)]
+    if odd:
+        raise ValueError(f"a value of the wrong kind is in {', '.join(odd)}.")
+    lists = {name: tuple(held[name]) for name in ("classes", "frozen", "masked")}
+    if not all(isinstance(entry, str) for names in lists.values() for entry in names):
+        raise ValueError("classes, frozen and masked are lists of names.")
+    return {"preprocess": Preprocess.from_dict(given["preprocess"]), **lists}

@@ -90,7 +90,7 @@ def load(reference: str, *, sha256: str | None, device: str | torch.device = "cp
     network.load_state_dict(tensors)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(card.frozen))
-    return Loaded(network=network.eval().to(device), card=card, parity=_parity(fixture))
+    return Loaded(network=network.eval().to(device), card=card, parity=_parity(fixture, card))
 
 
 def read_card(reference: str, sha256: str | None) -> Card:
@@ -194,8 +194,15 @@ def _check_frozen(draft: Draft, tensors: dict[str, Tensor]) -> None:
         )
 
 
-def _parity(tensors: dict[str, Tensor]) -> Parity:
+def _parity(tensors: dict[str, Tensor], card: Card) -> Parity:
     try:
-        return Parity(images_NCHW=tensors["images"], logits=tensors["logits"])
+        parity = Parity(images_NCHW=tensors["images"], logits=tensors["logits"])
     except KeyError as error:
         raise CheckpointBroken(f"The parity fixture lacks its {error}.") from error
+    size, num = card.preprocess.crop_size, len(parity.images_NCHW) if parity.images_NCHW.ndim else 0
+    images, logits = (num, 3, size, size), (num, len(card.classes))
+    if not num or (parity.images_NCHW.shape, parity.logits.shape) != (images, logits):
+        raise CheckpointBroken("The parity fixture does not hold images and the logits they gave.")
+    if (parity.images_NCHW.dtype, parity.logits.dtype) != (torch.uint8, torch.float32):
+        raise CheckpointBroken("The parity fixture does not hold images of bytes and logits in fp32.")
+    return parity

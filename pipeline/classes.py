@@ -40,6 +40,8 @@ def check_classes(names: Sequence[str]) -> tuple[str, ...]:
     """Give the names back if there are any, none is empty and none occurs twice; raise ClassesInvalid."""
     if not names:
         raise ClassesInvalid("There are no classes; name one for each output of the network.")
+    if not all(_is_storable(name) for name in names):
+        raise ClassesInvalid("A class's name holds a character that cannot be stored: NUL, or half a surrogate pair.")
     if not all(name.strip() for name in names):
         raise ClassesInvalid("A class has an empty name; name one for each output of the network.")
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -54,10 +56,14 @@ def unique_names(names: Sequence[str], hints: Sequence[object]) -> tuple[str, ..
     return tuple(f"{name} ({hint})" if counts[name] > 1 else name for name, hint in zip(names, hints, strict=True))
 
 
+def _is_storable(name: str) -> bool:
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _from_json(text: str) -> list[str]:
     try:
         names = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ClassesInvalid(f"The classes file is not JSON: {error}.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ClassesInvalid("The classes file must hold a JSON list of names.")
@@ -65,7 +71,10 @@ def _from_json(text: str) -> list[str]:
 
 
 def _from_table(text: str, delimiter: str) -> tuple[str, ...]:
-    rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
+    try:
+        rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
+    except csv.Error as error:
+        raise ClassesInvalid(f"The classes table cannot be read: {error}.") from error
     columns = set(rows[0]) if rows else set()
     key = next((column for column in NAME_COLUMNS if column in columns), None)
     if key is None:

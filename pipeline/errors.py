@@ -33,7 +33,8 @@ class PipelineError(Exception):
     """Something went wrong in the pipeline."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message or type(self).__doc__)
+        # A sentence may quote what was read: with half a character in it, nobody could print or store it.
+        super().__init__((message or type(self).__doc__ or "").encode(errors="replace").decode())
 
 
 class ItemError(PipelineError):

@@ -69,7 +69,11 @@ def has_too_many_scans(data: bytes) -> bool:
 
 
 def header(data: bytes) -> Header | None:
-    """Read the header of an ordinary JPEG; None for any other file."""
+    """Read the header of an ordinary JPEG; None for any other file.
+
+    Whatever a decoder could read otherwise than this does is not ordinary: a file must not get around the limits by
+    showing one size here and another one there.
+    """
     if data[:2] != SOI:
         return None
     size: tuple[int, int] | None = None

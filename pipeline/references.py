@@ -24,6 +24,8 @@ from pipeline.errors import ItemUnfetchable
 LOCAL_SCHEMES = ("file", "local")
 #: schemes, and spellings, that fsspec would fetch over HTTP without a check of where it leads
 INSECURE_SCHEMES = ("http", "https")
+#: hosts that a file:// reference may name
+LOCAL_HOSTS = ("", "localhost")
 #: a FIFO must not block, a terminal must not become ours, a child must not inherit
 OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 #: Linux can look at what a name leads to, and then open that: to open a device before it is checked can have effects
@@ -163,7 +165,7 @@ def _real_file(descriptor: int, file: str) -> str:
 def _local_file(rest: str) -> str:
     # `?` and `#` are ordinary characters of file names here, so no URL parser.
     host, slash, file = rest.partition("/")
-    if host not in ("", "localhost"):
+    if host not in LOCAL_HOSTS:
         raise ItemUnfetchable("outside_roots", "A file:// reference must not name another host.")
     file = unquote(slash + file, errors="surrogateescape")
     if "\0" in file:
@@ -180,7 +182,7 @@ def _fetch_remote(reference: str, scheme: str, roots: Roots, max_bytes: int) -> 
     if scheme not in schemes or ("::" in reference and scheme != urls.SCHEME):
         raise ItemUnfetchable(
             "unsupported_scheme",
-            f"References with {scheme}:// are not allowed here; ask for a root that has it.",
+            f"References with {scheme[:40]}:// are not allowed here; ask for a root that has it.",
         )
     if scheme == urls.SCHEME:
         return urls.fetch(reference, roots.prefixes, max_bytes=max_bytes)
@@ -221,7 +223,8 @@ def _root(text: str) -> str:
         if not rest.strip("/"):
             raise ValueError(f"The root {text!r} must name a bucket or host after {scheme}://.")
         return text.rstrip("/")
-    directory = _local_file(rest) if separator else text
+    host = rest.partition("/")[0] if separator else ""
+    directory = _local_file(rest) if separator and host in LOCAL_HOSTS else text
     if not directory.startswith("/"):
         raise ValueError(f"The root {text!r} must be an absolute directory or a URL such as s3://bucket/folder.")
     return os.path.normpath(directory)

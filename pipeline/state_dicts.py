@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ PREFIXES = ("module.", "model.", "backbone.", "net.")
 COUNTER = "num_batches_tracked"
 #: what torch.load raises for files that are not what they seem
 LOAD_ERRORS = (
+    struct.error,
     RuntimeError,
     ValueError,
     KeyError,

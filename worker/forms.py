@@ -18,8 +18,20 @@ MAX_SECONDS = 1e12
 Choice = TypeVar("Choice", bound=str)
 
 
+#: Characters of a refusal's sentence, which may quote what was sent.
+MAX_SENTENCE = 1000
+
+
 class MessageInvalid(ValueError):
     """The message does not have the documented form."""
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(printable(sentence, most=MAX_SENTENCE))
+
+
+def printable(text: str, *, most: int) -> str:
+    """Give what somebody else wrote so that it can be told to anybody: its first characters, none of them a half."""
+    return text[:most].encode(errors="replace").decode()
 
 
 class Weighed(Protocol):
@@ -105,7 +117,9 @@ def match(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str], *, def
     """Give a text that the pattern matches whole."""
     value = fields.get(name, default)
     if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
-        raise MessageInvalid(f"`{name}` is not a valid name: {str(value)[:80]!r}.")
+        # Anything may be in the place of a name, as deep as it was read: only what is flat is quoted.
+        shown = str(value)[:80] if isinstance(value, str | int | float) else type(value).__name__
+        raise MessageInvalid(f"`{name}` is not a valid name: {shown!r}.")
     return default if value is None else value
 
 

@@ -4,6 +4,7 @@ Knows nothing of what the elements are. Reads ahead by an element at most, so th
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 CHUNK = 1 << 16
 #: Characters of one element at most.
 MAX_ELEMENT = 1 << 24
+_SPACE = re.compile(r"\s*")
 
 
 class JsonListInvalid(ValueError):
@@ -31,45 +33,49 @@ def elements(text: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 class _Ahead:
-    """What has been read and not yet given."""
+    """What has been read and not yet given: what is given is passed over, for to cut it off copies all the rest."""
 
     def __init__(self, text: TextIO) -> None:
         self.line_number = 1
         self._text = text
-        self._buffer = ""
+        self._buffer, self._start = "", 0
 
     def next_mark(self) -> str:
         """Give the next character that is no space, or "" at the end."""
-        while not (rest := self._buffer.lstrip()) and (more := self._text.read(CHUNK)):
-            self._pass(len(self._buffer))
-            self._buffer = more
-        self._pass(len(self._buffer) - len(rest))
-        return self._buffer[:1]
+        self._pass_spaces()
+        while self._start == len(self._buffer) and (more := self._text.read(CHUNK)):
+            self._buffer, self._start = more, 0
+            self._pass_spaces()
+        return self._buffer[self._start : self._start + 1]
 
     def take(self, mark: str, *, or_else: str) -> None:
         if self.next_mark() != mark:
             raise JsonListInvalid(self.line_number, f"{or_else}.")
-        self._pass(1)
+        self._pass(self._start + 1)
 
     def element(self) -> Any:
         chunk = CHUNK
         while True:
             try:
-                value, end = json.JSONDecoder().raw_decode(self._buffer)
+                value, end = json.JSONDecoder().raw_decode(self._buffer, self._start)
             except (ValueError, RecursionError) as wrong:
                 # Cut off, perhaps: try again with more, and with twice as much each time.
-                more = self._text.read(chunk) if len(self._buffer) < MAX_ELEMENT else ""
+                more = self._text.read(chunk) if len(self._buffer) - self._start < MAX_ELEMENT else ""
                 if not more:
                     raise JsonListInvalid(self.line_number, f"this is not JSON: {_reason(wrong)}.") from None
-                self._buffer += more
+                self._buffer, self._start = self._buffer[self._start :] + more, 0
                 chunk *= 2
             else:
                 self._pass(end)
                 return value
 
-    def _pass(self, num_characters: int) -> None:
-        self.line_number += self._buffer.count("\n", 0, num_characters)
-        self._buffer = self._buffer[num_characters:]
+    def _pass_spaces(self) -> None:
+        spaces = _SPACE.match(self._buffer, self._start)
+        self._pass(spaces.end() if spaces else self._start)
+
+    def _pass(self, end: int) -> None:
+        self.line_number += self._buffer.count("\n", self._start, end)
+        self._start = end
 
 
 def _reason(wrong: Exception) -> str:

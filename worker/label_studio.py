@@ -66,7 +66,7 @@ def event(payload: Any, project: Project) -> Event:
         return Event(note=f"{action[:80]} carries no labels.")
     annotations, tasks = _listed(payload, "annotation"), _listed(payload, "task")
     data = {_identity(task): task.get("data") for task in tasks}
-    rows = [_row(annotation, data.get(_number(annotation, "task")), project) for annotation in annotations]
+    rows = [_row(annotation, data.get(_flat(annotation, "task")), project) for annotation in annotations]
     labelled = tuple(row for row in rows if row is not None)
     return Event(rows=labelled, note="" if labelled else "Skipped and empty annotations are no labels.")
 
@@ -88,7 +88,7 @@ def task_rows(task: Any, project: Project) -> Iterator[LabelledImage | RefusedLa
 
 
 def _precedence(annotation: Mapping[str, Any]) -> tuple[bool, str]:
-    return bool(annotation.get("ground_truth")), str(annotation.get("updated_at", ""))
+    return bool(annotation.get("ground_truth")), _flat(annotation, "updated_at")
 
 
 def _listed(payload: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
@@ -112,13 +112,14 @@ def _row(annotation: Mapping[str, Any], data: Any, project: Project) -> Labelled
         return LabelledImage.parse(wire | {"key": _key(annotation)})
     except (_Unusable, MessageInvalid) as wrong:
         message = f"Annotation {_identity(annotation)}: {wrong}"
-        return RefusedLabel(position=0, reference=reference, label=label, kind="unusable", message=message)
+        said = [forms.printable(text, most=forms.MAX_TEXT) for text in (reference, label, message)]
+        return RefusedLabel(position=0, reference=said[0], label=said[1], kind="unusable", message=said[2])
 
 
 def _choice(result: Any, name: str) -> str:
     results = [one for one in result if isinstance(one, Mapping)] if isinstance(result, list) else []
     chosen = {
-        str(one.get("from_name", "")): one["value"]["choices"]
+        _flat(one, "from_name"): one["value"]["choices"]
         for one in results
         if isinstance(one.get("value"), Mapping) and isinstance(one["value"].get("choices"), list)
     }
@@ -169,14 +170,15 @@ def _who(annotation: Mapping[str, Any]) -> str:
 
 def _key(annotation: Mapping[str, Any]) -> str | None:
     """Name the event: an annotation's id and when it last changed, so that it counts once by whatever way it comes."""
-    when = annotation.get("updated_at") or annotation.get("created_at")
+    when = _flat(annotation, "updated_at") or _flat(annotation, "created_at")
     return f"{SOURCE}:{_identity(annotation)}:{when}" if _identity(annotation) and when else None
 
 
 def _identity(one: Mapping[str, Any]) -> str:
-    return _number(one, "id")
+    return _flat(one, "id")
 
 
-def _number(one: Mapping[str, Any], name: str) -> str:
+def _flat(one: Mapping[str, Any], name: str) -> str:
+    """Give a number or a text as text; anything else, however deep, is as good as none."""
     value = one.get(name)
     return str(value) if isinstance(value, int | str) else ""

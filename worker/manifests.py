@@ -11,13 +11,15 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from .messages import MAX_JOB_ITEMS, MAX_TEXT, Item, MessageInvalid
 
 #: File name endings that a folder or a glob is searched for.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+#: Characters of one line at most: several times those of the largest image that travels in a message.
+MAX_LINE = 1 << 21
 
 #: A pass over the items; called again for a second pass.
 Source = Callable[[], Iterator[Item]]
@@ -107,7 +109,7 @@ def jsonl_lines(file: Path) -> Iterator[tuple[int, Any]]:
     Raises `ManifestInvalid` with the line number.
     """
     with reading(file), file.open(encoding="utf-8-sig") as lines:
-        for line_number, line in enumerate(lines, start=1):
+        for line_number, line in enumerate(_bounded(lines), start=1):
             if not line.strip():
                 continue
             try:
@@ -118,13 +120,23 @@ def jsonl_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 raise ManifestInvalid(f"Line {line_number} is not JSON: {wrong}.") from None
 
 
+def _bounded(lines: TextIO) -> Iterator[str]:
+    """Read lines, however many, in constant memory. Raises `ManifestInvalid` for one too long."""
+    line_number = 0
+    while line := lines.readline(MAX_LINE + 1):
+        line_number += 1
+        if len(line) > MAX_LINE:
+            raise ManifestInvalid(f"Line {line_number} has more than {MAX_LINE} characters.")
+        yield line
+
+
 def csv_lines(file: Path, needs: Sequence[str], may_have: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Read the rows of a CSV file with their line numbers: the columns that are asked for, without empty fields.
 
     Raises `ManifestInvalid` with the line number.
     """
     with reading(file), file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
+        rows = csv.DictReader(_bounded(lines), strict=True)
         try:
             if not set(needs) <= set(rows.fieldnames or ()):
                 raise ManifestInvalid(f"Line 1: a CSV manifest needs a header with {_named(needs, may_have)}.")
@@ -139,6 +151,8 @@ def _expand(text: str) -> Iterator[Item]:
     here = Path.cwd()
     if "://" in text:
         return iter([Item(reference=text)])
+    if "\0" in text:
+        raise ManifestInvalid(f"No file has a NUL character in its name, as {text[:200]!r} has.")
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for users it does not know
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where it may not look, and for names too long
         return _found(

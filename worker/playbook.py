@@ -12,12 +12,16 @@ from typing import Any, Literal, TypeVar
 
 from croniter import croniter
 
+from pipeline.classes import check_classes
+from pipeline.errors import ClassesInvalid
 from pipeline.learning.recipes import Recipe
 from worker import messages
 from worker.errors import PlaybookInvalid
 
 Match = Literal["any", "all"]
 DAY_S = 86_400.0
+#: what no number of a playbook reaches
+MAX_NUMBER = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,7 @@ class Playbook:
             "trigger": _policy(TriggerPolicy, _table(values, "trigger"), f"{model}.trigger"),
             "live": _policy(LivePolicy, _table(values, "live"), f"{model}.live"),
             "drift": _policy(DriftPolicy, _table(values, "drift"), f"{model}.drift"),
-            "classes": tuple(values.pop("classes", ())),
+            "classes": _classes(values.pop("classes", ()), model),
         }
         read |= {name: _table(values, name) for name in ("probe", "plan", "gate")}
         _refuse_unknown(values, [item.name for item in fields(cls) if item.name != "model"], model)
@@ -130,7 +134,7 @@ def read(file: str | Path, model: str) -> Playbook:
     if not str(file):
         return Playbook(model=model)
     everything = _load(Path(file).expanduser())
-    own = everything.pop("models", {}).get(model, {})
+    own = _table(_table(everything, "models"), model)
     try:
         return Playbook.from_dict(model, _overlaid(everything, own))
     except TypeError as wrong:
@@ -139,11 +143,24 @@ def read(file: str | Path, model: str) -> Playbook:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as wrong:
         raise PlaybookInvalid(f"The playbook {file} cannot be read: {wrong.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
+    except (ValueError, RecursionError) as wrong:  # beside TOMLDecodeError: no UTF-8, thousands of digits or brackets
         raise PlaybookInvalid(f"The playbook {file} is not TOML: {wrong}.") from None
+    _check_storable(tables)
+    return tables
+
+
+def _check_storable(value: object) -> None:
+    """Refuse what JSON cannot keep: dates, nan and inf, and numbers that TOML does not promise either."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_storable(inner)
+    elif isinstance(value, int | float) and not -MAX_NUMBER < value < MAX_NUMBER:
+        raise PlaybookInvalid("The playbook holds nan, inf or a number beyond 64 bits, which set nothing.")
+    elif not isinstance(value, int | float | str):
+        raise PlaybookInvalid(f"The playbook holds {value}, a date or time; nothing in it is one.")
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +182,7 @@ def _policy(kind: type[Policy], table: Mapping[str, Any], where: str) -> Policy:
     _refuse_unknown(table, [item.name for item in fields(kind)], where)
     for name, value in table.items():
         default = getattr(kind(), name)
-        alike = isinstance(value, int | float) if isinstance(default, float) else type(value) is type(default)
+        alike = type(value) in (int, float) if isinstance(default, float) else type(value) is type(default)
         if not alike or (isinstance(value, int | float) and value < 0):
             raise PlaybookInvalid(f"{where}.{name} = {value!r} makes no sense; its default is {default!r}.")
     return kind(**table)
@@ -180,10 +197,32 @@ def _refuse_unknown(given: Mapping[str, Any], known: list[str], where: str) -> N
 
 
 def _checked(playbook: Playbook) -> Playbook:
-    if playbook.trigger.cron and not croniter.is_valid(playbook.trigger.cron):
+    for name in ("target_accuracy", "target_risk"):
+        value = getattr(playbook, name)
+        if type(value) not in (int, float) or not 0 < value <= 1:
+            raise PlaybookInvalid(f"{playbook.model}.{name} is {value!r}; give a share such as 0.95.")
+    if playbook.trigger.cron and not _comes_due(playbook.trigger.cron):
         raise PlaybookInvalid(f"{playbook.model}.trigger.cron = {playbook.trigger.cron!r} is not five fields of cron.")
     if playbook.trigger.match not in ("any", "all"):
         raise PlaybookInvalid(f"{playbook.model}.trigger.match is {playbook.trigger.match!r}; give any or all.")
-    if playbook.base is not None and not messages.VERSION_NAME.fullmatch(playbook.base):
+    base = playbook.base
+    if base is not None and not (isinstance(base, str) and messages.VERSION_NAME.fullmatch(base)):
         raise PlaybookInvalid(f"{playbook.model}.base is {playbook.base!r}; give a version such as imagenet:1.")
     return playbook
+
+
+def _comes_due(cron: str) -> bool:
+    """Whether it is five fields of cron that name a moment there is: the 31st of February never comes."""
+    try:
+        return len(cron.split()) == 5 and croniter(cron, 0.0).get_next(float) > 0
+    except ValueError:
+        return False
+
+
+def _classes(given: object, model: str) -> tuple[str, ...]:
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise PlaybookInvalid(f"{model}.classes is a list of names.")
+    try:
+        return check_classes(given) if given else ()
+    except ClassesInvalid as wrong:
+        raise PlaybookInvalid(f"{model}.classes: {wrong}") from None

@@ -1,4 +1,4 @@
-"""Takes Celery's connection to Redis. Gives a worker one that hands it messages of ours alone, and takes few remote commands.
+"""Takes Celery's connection to Redis. Gives a worker one that hands it messages of ours alone, and few remote commands.
 
 Knows nothing of what the messages are for. Whoever may write to a queue can then neither end a worker nor order it
 about; what is dropped here cost nobody a job, for jobs are in the ledger.

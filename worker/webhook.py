@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from worker import label_studio
 from worker.client import Client, ClientError, Refused
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes of one payload; it carries the project's settings, and the tasks of a bulk action.
 MAX_BODY = 8 * 1024 * 1024
+#: Digits of its length: what is longer is no length.
+MAX_DIGITS = 18
 #: Seconds that one read from, or write to, a caller may take.
 SOCKET_S = 15.0
 #: Callers served at once; others wait to be accepted.
@@ -118,13 +120,13 @@ def _hand_over(client: Client, model: str, rows: tuple[LabelledImage | RefusedLa
 
 def _asked(path: str, project: label_studio.Project) -> tuple[str, label_studio.Project]:
     """Read the model from the path, and how its project's tasks are read from the query."""
-    split = urlsplit(path)
-    below, _, model = split.path.removeprefix(PATH).rstrip("/").partition("/")
-    if not split.path.startswith(PATH) or below:
+    where, _, asked = path.partition("?")  # no URL parser, which trips over some
+    below, _, model = where.removeprefix(PATH).rstrip("/").partition("/")
+    if not where.startswith(PATH) or below:
         raise CallRefused(HTTPStatus.NOT_FOUND, f"Post to {PATH} or {PATH}/MODEL.")
     if not MODEL_NAME.fullmatch(model or "default"):
         raise CallRefused(HTTPStatus.NOT_FOUND, "No model has such a name.")
-    query = dict(parse_qsl(split.query))
+    query = dict(parse_qsl(asked))
     if unknown := sorted(set(query) - {"image", "choices"}):
         raise MessageInvalid(f"Unknown in the query: {unknown[0][:80]}. Known: image, choices.")
     named = label_studio.Project(
@@ -159,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Tell whether labels could be handed on now."""
-        if urlsplit(self.path).path != HEALTH:
+        if self.path.partition("?")[0] != HEALTH:
             self._write(_error(HTTPStatus.NOT_FOUND, f"Ask for {HEALTH}, or post to {PATH}."))
             return
         try:
@@ -187,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _length(self) -> int:
         given = self.headers.get("Content-Length", "")
-        if not given.isdecimal():
+        if not given.isdecimal() or len(given) > MAX_DIGITS:
             raise CallRefused(HTTPStatus.LENGTH_REQUIRED, "Say how long the payload is: a Content-Length.")
         if int(given) > MAX_BODY:
             self._discard(min(int(given), 2 * MAX_BODY))
@@ -200,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             num_bytes -= len(chunk)
 
     def _write(self, answer: Answer) -> None:
-        body = json.dumps(answer.body, ensure_ascii=False).encode()
+        # A sentence may quote half a character of the payload, which no encoding has.
+        body = json.dumps(answer.body, ensure_ascii=False).encode(errors="replace")
         self.send_response(answer.status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))

@@ -6,11 +6,15 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.garbage import damaged_bytes
+from tests.properties import tried
 from tests.worker.test_label_studio import annotation, choice, payload, task
 from worker import webhook
 from worker.client import BrokerUnreachable, ClientError, NotAcknowledged, Refused
@@ -242,3 +246,49 @@ def test_many_callers_are_served_at_once(port: int, clerk: Clerk) -> None:
         thread.join()
     assert answers == [200] * 40
     assert len(clerk.given) == 40
+
+
+ODD_CALLS = {
+    "a length without end": (b"POST /label-studio HTTP/1.0", b"Content-Length: " + b"9" * 5000, b"", 411),
+    "no length": (b"POST /label-studio HTTP/1.0", b"", b"", 411),
+    "a length that is none": (b"POST /label-studio HTTP/1.0", b"Content-Length: -1", b"", 411),
+    "a path no parser takes": (b"POST //[ HTTP/1.0", b"Content-Length: 2", b"{}", 404),
+    "a question no parser takes": (b"GET //[ HTTP/1.0", b"", b"", 404),
+    "half a character": (b"POST /label-studio HTTP/1.0", b"Content-Length: 20", b'{"action": "\\udc00"}', 200),
+    "half a character in the query": (b"POST /label-studio?%ed%a0%80=1 HTTP/1.0", b"Content-Length: 2", b"{}", 400),
+    "brackets without end": (b"POST /label-studio HTTP/1.0", b"Content-Length: 9000", b"[" * 9000, 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "header", "body", "status"), ODD_CALLS.values(), ids=ODD_CALLS)
+def test_whatever_is_sent_is_answered_with_a_sentence(
+    port: int, caplog: pytest.LogCaptureFixture, line: bytes, header: bytes, body: bytes, status: int
+) -> None:
+    shown = f"Authorization: Bearer {TOKEN}".encode()
+    answer = say(port, b"\r\n".join([line, shown, *([header] if header else []), b"", body]))
+    head, _, told = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert {"error", "note"} & json.loads(told).keys()
+    assert not caplog.records or "a call failed" not in caplog.text
+
+
+def say(port: int, call: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+        caller.sendall(call)
+        caller.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: caller.recv(1 << 16), b""))
+
+
+CALL = (
+    b"POST /label-studio/cats?image=image HTTP/1.0\r\nAuthorization: Bearer 0123456789abcdef\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 26\r\n\r\n" + b'{"action": "TASK_CREATED"}'
+)
+
+
+@tried(100)
+@given(call=damaged_bytes(st.just(CALL)))
+def test_a_damaged_call_costs_the_next_one_nothing(port: int, caplog: pytest.LogCaptureFixture, call: bytes) -> None:
+    with suppress(ConnectionError):  # it may hang up on what is not HTTP
+        say(port, call)
+    assert "a call failed" not in caplog.text
+    assert say(port, CALL).startswith(b"HTTP/1.0 200 ")
