@@ -6,6 +6,7 @@ Knows nothing of what is in the files.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -13,11 +14,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreUnreachable
+
+#: read at once of a file that may be large
+PIECE_BYTES = 1 << 20
 
 
 def write_folder(address: str, contents: Mapping[str, bytes]) -> None:
@@ -46,6 +51,68 @@ def read_file(address: str, name: str) -> bytes | None:
         return None
     except Exception as error:  # as above
         raise StoreUnreachable(f"{address}/{name} could not be read: {error}.") from error
+
+
+@contextmanager
+def open_file(address: str) -> Iterator[BinaryIO | None]:
+    """Open one file for reading a piece at a time, None where there is none; raise StoreUnreachable."""
+    filesystem, file = _open_store(address)
+    try:
+        opened = filesystem.open(file, "rb")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        yield None
+        return
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be read: {error}.") from error
+    with opened:
+        yield opened
+
+
+def hash_file(address: str, name: str) -> str | None:
+    """Give the sha256 of one file, in hex, None where there is none; raise StoreUnreachable."""
+    with open_file(f"{address}/{name}") as opened:
+        if opened is None:
+            return None
+        try:
+            digest = hashlib.sha256()
+            while piece := opened.read(PIECE_BYTES):
+                digest.update(piece)
+        except Exception as error:  # as above
+            raise StoreUnreachable(f"{address}/{name} could not be read: {error}.") from error
+    return digest.hexdigest()
+
+
+def copy_in(address: str, source: BinaryIO) -> None:
+    """Write one file from a stream, whole or not at all, over what may be there; raise StoreUnreachable."""
+    filesystem, file = _open_store(address)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            _copy_and_rename(Path(file), source)
+        else:
+            with filesystem.open(file, "wb") as opened:
+                shutil.copyfileobj(source, opened, PIECE_BYTES)
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be written: {error}.") from error
+
+
+def is_empty(address: str) -> bool:
+    """Tell whether there is no file under an address, nor the folder itself; raise StoreUnreachable."""
+    filesystem, folder = _open_store(address)
+    try:
+        return next((False for _, _, files in filesystem.walk(folder) if files), True)
+    except FileNotFoundError:
+        return True
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be read: {error}.") from error
+
+
+def remove_folder(address: str) -> None:
+    """Remove a folder and all that is in it; raise StoreUnreachable."""
+    filesystem, folder = _open_store(address)
+    try:
+        filesystem.rm(folder, recursive=True)
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be removed: {error}.") from error
 
 
 @contextmanager
@@ -90,6 +157,20 @@ def _write_and_rename(folder: Path, contents: Mapping[str, bytes]) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(folder.parent)
+
+
+def _copy_and_rename(file: Path, source: BinaryIO) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.parent / f".{file.name}.{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as opened:
+            shutil.copyfileobj(source, opened, PIECE_BYTES)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(file.parent)
 
 
 def _rename(temporary: Path, folder: Path) -> None:

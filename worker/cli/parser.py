@@ -39,6 +39,8 @@ def _add_stack(commands: Commands) -> None:
     demo = command(commands, "demo", "demo:demo", story)
     demo.add_argument("--seed", type=int, default=0, help="which digits are held out and tested on")
     command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
+    doctor = command(commands, "doctor", "doctor:doctor", "what is wrong with this installation, and how to mend it")
+    doctor.add_argument("--all", action="store_true", help="show what is in order, too")
     command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
 
 

@@ -1,5 +1,6 @@
 """Takes a role. Gives a process that plays it until it is told to stop. Knows nothing of the other processes."""
 
+import logging
 import os
 import socket
 from argparse import Namespace
@@ -9,13 +10,16 @@ from worker import app, logs, messages, schedule
 from worker.cli import output
 from worker.settings import Settings, SettingsInvalid
 
+log = logging.getLogger(__name__)
+
 #: Seconds without a heartbeat after which a worker is held dead.
 ALIVE_S = 60.0
 
 
 def worker(asked: Namespace, settings: Settings) -> int:
-    """Run one Celery worker: one child, which owns the device."""
+    """Run one Celery worker: one child, which owns the device. Raises `InstallationUnsafe`."""
     from worker import runtime
+    from worker.doctor import examination
 
     with runtime.ledger(settings):
         pass  # the schema is this code's
@@ -23,6 +27,8 @@ def worker(asked: Namespace, settings: Settings) -> int:
     logs.set_up(settings.log_level)
     queues = _queues(asked.role, settings.models)
     celery = app.create_app(settings, include=(f"worker.tasks.{asked.role}",), takes_hours=asked.role == "learn")
+    for found in examination.before_start(celery, settings, os.environ):
+        log.warning("%s (%s) To mend it: %s.", found.what, found.why, found.mend)
     celery.worker_main(
         [
             *("worker", "--hostname", f"{asked.role}{asked.number or ''}@%h", "--queues", ",".join(queues)),

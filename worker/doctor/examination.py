@@ -1,0 +1,109 @@
+"""Takes the settings. Gives all findings of an installation, or of the part that a worker's start depends on.
+
+Knows nothing of how one thing is looked at. What does not answer is a finding, and ends nothing but its own part.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import registry, session
+from worker.app import create_app
+from worker.doctor import broker, clocks, configuration, exposure, ledger, packages, storage
+from worker.doctor.findings import Finding, InstallationUnsafe, Severity, away
+from worker.settings import Settings
+
+#: what a pool's parent imports before it starts children
+TASKS = ("worker.tasks.intake", "worker.tasks.classify", "worker.tasks.learn", "worker.tasks.upkeep")
+#: what a broker that is away raises
+AWAY = (OperationalError, RedisError, OSError)
+
+
+def before_start(app: Celery, settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Look at what a worker's start depends on, in a fraction of a second; the schema has been compared already.
+
+    The version of Redis is not among it: no start makes an old one worse, and a distribution mends its own builds.
+    Raises `InstallationUnsafe`, with one sentence, if work would be lost.
+    """
+    found = [*configuration.check(app.conf, settings, environ), *packages.check(settings)]
+    with broker.connected(app) as server:
+        found += broker.policy(server, tries=False)
+    for one in found:
+        if one.severity == Severity.UNSAFE:
+            raise InstallationUnsafe(
+                f"{one.what.rstrip('.')}: {one.why}. No worker starts like this; {one.mend} (imagemill doctor)."
+            )
+    return [one for one in found if one.severity == Severity.WARNING]
+
+
+def everything(settings: Settings, environ: Mapping[str, str], files: Mapping[str, Path]) -> Iterator[Finding]:
+    """Look at all there is; a part that is away is named, and the others are looked at."""
+    for name in TASKS:
+        importlib.import_module(name)  # as the parent of a pool does
+    app = create_app(settings)
+    yield from configuration.check(app.conf, settings, environ)
+    yield configuration.user()
+    yield from packages.check(settings)
+    yield from _broker(app)
+    yield from _ledger(settings)
+    yield storage.store(settings.store)
+    yield storage.home(settings.home)
+    yield from storage.disks(storage.folders(settings.home, settings.store, settings.database_url))
+    yield from exposure.flower(settings)
+    yield from exposure.roots(settings)
+    yield from exposure.secret_files(files)
+
+
+def _broker(app: Celery) -> Iterator[Finding]:
+    try:
+        with broker.connected(app) as server:
+            yield broker.version(server)
+            yield from broker.access(server)
+            yield from broker.policy(server, tries=True)
+            yield from clocks.check({"Redis": lambda: broker.clock_s(server)})
+    except AWAY as gone:
+        yield away("redis", f"Redis does not answer: {_line(gone)}.", mend="start it, or mend IMAGEMILL_BROKER_URL")
+
+
+def _ledger(settings: Settings) -> Iterator[Finding]:
+    yield from ledger.place(settings.database_url)
+    with _sessions(settings) as sessions:
+        schema = ledger.schema(sessions)
+        yield schema
+        if schema.severity == Severity.OK:
+            yield from ledger.commits(sessions)
+            yield from clocks.check({"the ledger": lambda: _clock_s(sessions)})
+            yield from _versions(sessions)
+
+
+def _versions(sessions: sessionmaker[Session]) -> Iterator[Finding]:
+    with session.reading(sessions) as reading:
+        pointers = [registry.serving(reading, model) for model in registry.models(reading)]
+    for pointer in pointers:
+        if pointer is not None:
+            yield storage.version(pointer.version)
+
+
+def _clock_s(sessions: sessionmaker[Session]) -> float:
+    with session.reading(sessions) as reading:
+        return session.clock(reading)
+
+
+@contextmanager
+def _sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
+    sessions = session.connect(settings.database_url)
+    try:
+        yield sessions
+    finally:
+        session.engine_of(sessions).dispose()
+
+
+def _line(wrong: Exception) -> str:
+    lines = str(wrong).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(wrong).__name__
