@@ -9,20 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from celery import Celery
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import registry, session
 from worker.app import create_app
+from worker.client import BROKER_ERRORS, BrokerUnreachable, Client
 from worker.doctor import broker, clocks, configuration, exposure, ledger, packages, storage
 from worker.doctor.findings import Finding, InstallationUnsafe, Severity, away
 from worker.settings import Settings
 
 #: what a pool's parent imports before it starts children
 TASKS = ("worker.tasks.intake", "worker.tasks.classify", "worker.tasks.learn", "worker.tasks.upkeep")
-#: what a broker that is away raises
-AWAY = (OperationalError, RedisError, OSError)
 
 
 def before_start(app: Celery, settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
@@ -50,7 +47,7 @@ def everything(settings: Settings, environ: Mapping[str, str], files: Mapping[st
     yield from configuration.check(app.conf, settings, environ)
     yield configuration.user()
     yield from packages.check(settings)
-    yield from _broker(app)
+    yield from _broker(app, settings)
     yield from _ledger(settings)
     yield storage.store(settings.store)
     yield storage.home(settings.home)
@@ -60,20 +57,22 @@ def everything(settings: Settings, environ: Mapping[str, str], files: Mapping[st
     yield from exposure.secret_files(files)
 
 
-def _broker(app: Celery) -> Iterator[Finding]:
+def _broker(app: Celery, settings: Settings) -> Iterator[Finding]:
     try:
+        with Client(settings.broker_url) as client:
+            client.ping()  # which waits for nobody, as the app's own connection does
         with broker.connected(app) as server:
             yield broker.version(server)
             yield from broker.access(server)
             yield from broker.policy(server, tries=True)
             yield from clocks.check({"Redis": lambda: broker.clock_s(server)})
-    except AWAY as gone:
-        yield away("redis", f"Redis does not answer: {_line(gone)}.", mend="start it, or mend IMAGEMILL_BROKER_URL")
+    except (BrokerUnreachable, *BROKER_ERRORS) as gone:
+        yield away("redis", str(gone), mend="start it, or mend IMAGEMILL_BROKER_URL")
 
 
 def _ledger(settings: Settings) -> Iterator[Finding]:
-    yield from ledger.place(settings.database_url)
     with _sessions(settings) as sessions:
+        yield from ledger.place(settings.database_url)
         schema = ledger.schema(sessions)
         yield schema
         if schema.severity == Severity.OK:
@@ -102,8 +101,3 @@ def _sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
         yield sessions
     finally:
         session.engine_of(sessions).dispose()
-
-
-def _line(wrong: Exception) -> str:
-    lines = str(wrong).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(wrong).__name__
