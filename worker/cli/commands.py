@@ -36,6 +36,7 @@ WRONG_USAGE = (
     db_errors.UnknownClass,
     db_errors.UnknownRun,
     worker_errors.PlaybookInvalid,
+    worker_errors.BackupRefused,
     worker_errors.NothingToStartFrom,
     pipeline_errors.ArchitectureUnknown,
     pipeline_errors.ClassesInvalid,
