@@ -9,7 +9,7 @@ Knows nothing of Celery. Images that were handed over as references stay where t
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ from worker.settings import Settings
 
 #: the one file of a snapshot's folder, and of a version's test scores
 SNAPSHOT, SCORES = "manifest.jsonl", "scores.safetensors"
-#: columns whose references to inline images must still lead somewhere
-NEED_IMAGES = {"shards": "items", "images": "reference", "labels": "reference"}
 #: seconds without a heartbeat after which a worker does not run any more
 ALIVE_S = 60.0
 
@@ -55,31 +53,40 @@ class Named:
 
     def read(self, shape: Shape, rows: list[list[Any]]) -> None:
         """Note what these rows name."""
-        place = {name: number for number, name in enumerate(shape.columns)}
-        for row in rows:
-            values = {name: row[number] for name, number in place.items()}
-            if shape.name == "versions":
-                self._version(values)
-            elif shape.name == "snapshots":
-                self._file(f"{values['reference']}/{SNAPSHOT}")
-            elif shape.name == "runs" and values["report"]:
-                self._file(values["report"])
-            elif shape.name in NEED_IMAGES:
-                self._images(values[NEED_IMAGES[shape.name]])
-            elif shape.name == "outcomes" and self.takes_all_images:
-                self._images(values["reference"])
+        column, note = self._notes().get(shape.name, ("", self._file))
+        if column:
+            place = shape.columns.index(column)
+            for row in rows:
+                note(row[place])
+        if shape.name == "versions":
+            reference, sha256 = (shape.columns.index(name) for name in ("reference", "sha256"))
+            for row in rows:
+                self._version(row[reference], row[sha256])
 
-    def _version(self, values: Mapping[str, Any]) -> None:
-        folder = self._below(values["reference"])
+    def _notes(self) -> dict[str, tuple[str, Callable[[Any], None]]]:
+        """Table -> the column that names files, and how."""
+        notes = {
+            "snapshots": ("reference", lambda reference: self._file(f"{reference}/{SNAPSHOT}")),
+            "runs": ("report", self._file),
+            "shards": ("items", self._images),
+            "images": ("reference", self._images),
+            "labels": ("reference", self._images),
+        }
+        return notes | ({"outcomes": ("reference", self._images)} if self.takes_all_images else {})
+
+    def _version(self, reference: str, sha256: str) -> None:
+        folder = self._below(reference)
         if folder is None:
-            self.elsewhere.append(values["reference"])
+            self.elsewhere.append(reference)
             return
-        self.checkpoints[folder] = values["sha256"]
-        scores = f"scores/{values['sha256'][:32]}/{SCORES}"
+        self.checkpoints[folder] = sha256
+        scores = f"scores/{sha256[:32]}/{SCORES}"
         self.spare.add(scores)  # an imported version has none
         self.paths[scores] = None
 
-    def _file(self, reference: str) -> None:
+    def _file(self, reference: str | None) -> None:
+        if reference is None:  # a run without a report
+            return
         path = self._below(reference)
         if path is None:
             self.elsewhere.append(reference)

@@ -49,7 +49,7 @@ def restore(asked: Namespace, settings: Settings) -> int:
         console = output.console()
         console.print(
             f"[bold green]Restored[/bold green] {manifest.num_rows:,} rows, as they were at "
-            f"{output.when(manifest.created_at_s)}; {len(restored.versions)} versions are whole."
+            f"{output.when(manifest.created_at_s)}; versions that proved whole: {len(restored.versions)}."
         )
         _say("missing when it was backed up", manifest.missing)
         _say("not whole", list(restored.broken))

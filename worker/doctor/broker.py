@@ -59,7 +59,7 @@ class Server:
     @property
     def spelled(self) -> str:
         """Its name and version."""
-        return f"{self.name.capitalize()} {'.'.join(map(str, self.version))}"
+        return f"{self.name.capitalize()} {'.'.join(map(str, self.version))}".rstrip()
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def connected(app: Celery) -> Iterator[Server]:
     """Connect as the workers do. Raises what kombu and redis raise where nobody answers."""
     with app.connection_for_read() as connection:
         client = connection.default_channel.client
-        hello = _decoded(client.execute_command("HELLO"))
+        hello = _hello(client)
         how = client.connection_pool.connection_kwargs
         yield Server(
             client=client,
@@ -243,7 +243,7 @@ def _info(server: Server, *, tries: bool) -> Mapping[str, Any] | None:
 def _asked(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except redis.exceptions.NoPermissionError:
+    except redis.ResponseError:  # forbidden, or renamed by its owner
         return None
 
 
@@ -251,6 +251,14 @@ def clock_s(server: Server) -> float:
     """Read the server's clock, in epoch seconds."""
     seconds, micros = server.client.time()
     return float(seconds + micros / 1e6)
+
+
+def _hello(client: Any) -> dict[str, str]:
+    """Ask who is there; what knows no HELLO, or keeps it from us, tells nothing."""
+    try:
+        return _decoded(client.execute_command("HELLO"))
+    except redis.ResponseError:
+        return {"server": "a server that does not say", "version": ""}
 
 
 def _decoded(hello: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ Knows nothing of how one thing is looked at. What does not answer is a finding, 
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from celery import Celery
@@ -29,7 +29,8 @@ def before_start(app: Celery, settings: Settings, environ: Mapping[str, str]) ->
     Raises `InstallationUnsafe`, with one sentence, if work would be lost.
     """
     found = [*configuration.check(app.conf, settings, environ), *packages.check(settings)]
-    with broker.connected(app) as server:
+    with suppress(*BROKER_ERRORS), broker.connected(app) as server:
+        # Redis that went away this moment says nothing against it: a worker waits for it.
         found += broker.policy(server, tries=False)
     for one in found:
         if one.severity == Severity.UNSAFE:

@@ -14,6 +14,8 @@ from worker.doctor import addresses
 from worker.doctor.findings import Finding, ok, unsafe, warning
 from worker.settings import Settings
 
+#: asks this machine itself, whatever proxy the environment names
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 #: seconds that Flower may take to answer
 PATIENCE_S = 3.0
 #: characters of Flower's password at least, as for the webhook's token
