@@ -5,15 +5,16 @@ Knows nothing of files, or of what the rows mean.
 """
 
 import base64
-import uuid
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sqlalchemy import JSON, Connection, LargeBinary, Table, Uuid, column, func, insert, inspect, select, table, text
+from sqlalchemy import JSON, Connection, LargeBinary, Table, Uuid, func, inspect, select, table, text
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.types import NullType, TypeEngine
+from sqlalchemy.types import TypeEngine
 
 from db import session as database
 from db.models import metadata
@@ -23,13 +24,19 @@ CHUNK_ROWS = 5_000
 #: heartbeats are of processes that will not be there
 LEFT_OUT = frozenset({"workers"})
 
-#: kind of column -> its type, and how its values become JSON's and come back; all others are JSON's already
-KINDS: dict[str, tuple[TypeEngine[Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "uuid": (Uuid(), lambda value: value.hex, uuid.UUID),
-    "bytes": (LargeBinary(), lambda value: base64.b64encode(value).decode(), base64.b64decode),
-    "json": (JSON(none_as_null=True), lambda value: value, lambda value: value),
-}
+#: kinds of columns that are not plain -> their type
+KINDS: dict[str, type[TypeEngine[Any]]] = {"uuid": Uuid, "bytes": LargeBinary, "json": JSON}
 PLAIN = "plain"
+#: kind of column -> how a value becomes one of JSON's, where it is none
+GIVEN: dict[str, Callable[[Any], Any]] = {
+    "uuid": lambda value: value.hex,
+    "bytes": lambda value: base64.b64encode(value).decode(),
+}
+#: kind of column -> how a driver takes what an archive kept
+TAKEN: dict[str, Callable[[Any], Any]] = {
+    "bytes": base64.b64decode,
+    "json": partial(json.dumps, separators=(",", ":"), ensure_ascii=False),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +77,20 @@ def num_rows(connection: Connection, name: str) -> int:
     return connection.execute(select(func.count()).select_from(table(name))).scalar_one()
 
 
-def chunks(connection: Connection, shape: Shape) -> Iterator[list[list[Any]]]:
-    """Read a table by its primary key, some thousand rows at a time, each as a list of JSON's values."""
+def chunks(connection: Connection, shape: Shape) -> Iterator[list[tuple[Any, ...]]]:
+    """Read a table by its primary key, some thousand rows at a time, each as JSON's values."""
     source = metadata.tables[shape.name]
     chosen = select(source).order_by(*source.primary_key.columns).execution_options(yield_per=CHUNK_ROWS)
-    spell = [KINDS[kind][1] if kind in KINDS else None for kind in shape.kinds]
+    spell = [GIVEN.get(kind) for kind in shape.kinds]
     for rows in connection.execute(chosen).partitions():
         yield [_each(spell, row) for row in rows]
 
 
 def write(connection: Connection, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
     """Write rows that `chunks` gave into a table that has these columns."""
-    types = [KINDS[kind][0] if kind in KINDS else NullType() for kind in shape.kinds]
-    target = table(shape.name, *(column(name, kind) for name, kind in zip(shape.columns, types, strict=True)))
-    read = [KINDS[kind][2] if kind in KINDS else None for kind in shape.kinds]
-    values = [dict(zip(shape.columns, _each(read, row), strict=True)) for row in rows]
-    if values:
-        connection.execute(insert(target), values)
+    # PostgreSQL reads a UUID in hex, and SQLite keeps it so.
+    read = [TAKEN.get(kind) for kind in shape.kinds]
+    database.copy_rows(connection, shape.name, shape.columns, [_each(read, row) for row in rows])
 
 
 def is_empty(connection: Connection) -> bool:
@@ -132,8 +136,8 @@ def _tables() -> list[Table]:
 
 
 def _kind(of: TypeEngine[Any]) -> str:
-    return next((kind for kind, (known, *_) in KINDS.items() if isinstance(of, type(known))), PLAIN)
+    return next((kind for kind, known in KINDS.items() if isinstance(of, known)), PLAIN)
 
 
-def _each(spell: Sequence[Callable[[Any], Any] | None], row: Sequence[Any]) -> list[Any]:
-    return [value if how is None or value is None else how(value) for how, value in zip(spell, row, strict=True)]
+def _each(spell: Sequence[Callable[[Any], Any] | None], row: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(value if how is None or value is None else how(value) for how, value in zip(spell, row, strict=True))

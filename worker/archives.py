@@ -15,9 +15,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,8 @@ from worker.errors import BackupDamaged, BackupRefused
 #: layout of the archive; raised when an older reader would misread it
 FORMAT = 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
+#: what a table or a column is called; anything else was put there to be run
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 #: compression of rows: the quickest takes off most, for they repeat themselves
 LEVEL = 1
 #: read at once of a large member
@@ -69,7 +72,7 @@ class Writer:
         self._tar = tar
         self.manifest = manifest
 
-    def add_rows(self, name: str, rows: list[list[Any]]) -> None:
+    def add_rows(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows as compressed JSON lines."""
         lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
         data = gzip.compress(lines.encode(), LEVEL, mtime=0)
@@ -163,7 +166,16 @@ def _manifest(tar: tarfile.TarFile, file: Path) -> Manifest:
     told = json.loads(data)
     if told.get("format") != FORMAT:
         raise BackupRefused(f"{file} has format {told.get('format')}; format {FORMAT} is read here.")
-    return Manifest(**told)
+    manifest = Manifest(**told)
+    _check_tables(manifest, file)
+    return manifest
+
+
+def _check_tables(manifest: Manifest, file: Path) -> None:
+    names = [*manifest.tables, *(column for told in manifest.tables.values() for column in told["columns"])]
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise BackupDamaged(f"{file} names a table or a column {name!r}, which no backup does.")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -9,7 +9,7 @@ Knows nothing of Celery. Images that were handed over as references stay where t
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Named:
     #: references to checkpoints, snapshots and reports that lie elsewhere, and are not kept
     elsewhere: list[str] = field(default_factory=list)
 
-    def read(self, shape: Shape, rows: list[list[Any]]) -> None:
+    def read(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         """Note what these rows name."""
         column, note = self._notes().get(shape.name, ("", self._file))
         if column:

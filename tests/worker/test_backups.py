@@ -276,10 +276,12 @@ def test_a_file_that_was_cut_off_is_refused(house: House, tmp_path: Path, part: 
         restore(house, settings_at(tmp_path / "new"), file)
 
 
-def forged(file: Path, name: str, *, kind: bytes = tarfile.REGTYPE, data: bytes = b"x") -> Path:
+def forged(file: Path, name: str, *, kind: bytes = tarfile.REGTYPE, data: bytes = b"x", **tables: object) -> Path:
     """Write an archive by hand, with a manifest and a seal that are right."""
     size, sha256 = (len(data), hashlib.sha256(data).hexdigest()) if kind == tarfile.REGTYPE else (0, "")
-    manifest = Manifest(revision=migrate.head(), store="file:///old", created_at_s=0.0, members={name: (size, sha256)})
+    manifest = Manifest(
+        revision=migrate.head(), store="file:///old", created_at_s=0.0, members={name: (size, sha256)}, **tables
+    )
     told = json.dumps(asdict(manifest)).encode()
     with tarfile.open(file, "w") as tar:
         member = tarfile.TarInfo(name)
@@ -307,6 +309,12 @@ def test_a_forged_name_or_link_is_refused(house: House, tmp_path: Path, name: st
     with pytest.raises(BackupDamaged, match="nothing of it is used"):
         restore(house, settings_at(tmp_path / "new"), file)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["forged.tar"]
+
+
+def test_a_column_whose_name_is_a_statement_is_refused(house: House, tmp_path: Path) -> None:
+    tables = {"jobs": {"rows": 1, "columns": ["id) VALUES (1); DROP TABLE jobs; --"], "kinds": ["plain"]}}
+    with pytest.raises(BackupDamaged, match="names a table or a column"):
+        restore(house, settings_at(tmp_path / "new"), forged(tmp_path / "forged.tar", "store/x", tables=tables))
 
 
 # ---------------------------------------------------------------- refusals
