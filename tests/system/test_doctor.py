@@ -21,4 +21,5 @@ def test_doctor_passes_a_running_mill_with_warnings(mill: Mill, imagemill: list[
     assert {"redis version", "allowed roots"} <= warnings
     assert not warnings & {"cuda", "redis persistence", "redis access"}
     models = [one for one in found if one["subject"] == "model"]
-    assert (len(models), {one["severity"] for one in models}) == (len(mill.settings.models), {"ok"})
+    assert len(models) >= len(mill.settings.models)
+    assert {one["severity"] for one in models} == {"ok"}
