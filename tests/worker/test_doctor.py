@@ -336,14 +336,15 @@ def a_page_that_answers(status: int) -> Iterator[int]:
 @pytest.mark.parametrize(("status", "severity"), [(200, "unsafe"), (401, "ok"), (404, "ok")])
 def test_a_flower_that_lets_anybody_in_is_unsafe(settings: Settings, status: int, severity: str) -> None:
     with a_page_that_answers(status) as port:
-        found = exposure.flower(Settings(home=settings.home, flower_port=port))
+        found = exposure.flower(Settings(home=settings.home, flower_port=port), {})
         assert told(found, "flower port")[0][0] == severity
 
 
 @pytest.mark.parametrize(("auth", "severity"), [("", "ok"), ("ada:1234", "warning"), ("ada:" + "x" * 12, "ok")])
 def test_a_password_that_can_be_guessed_is_a_warning(settings: Settings, auth: str, severity: str) -> None:
     there = Settings(home=settings.home, flower_port=servers.free_port(), flower_basic_auth=auth)
-    assert told(exposure.flower(there), "flower password")[0][0] == severity
+    assert told(exposure.flower(there, {}), "flower password")[0][0] == severity
+    assert told(exposure.flower(there, {exposure.OPENS_API: "true"}), "flower password")[1][0] == "warning"
 
 
 def test_roots_that_are_missing_ours_to_change_or_hold_our_home_are_warnings(settings: Settings) -> None:

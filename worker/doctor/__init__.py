@@ -1,1 +1,1 @@
-"""Takes an installation. Gives what is wrong with it, why that matters and how to mend it. Changes nothing."""
+"""Takes an installation. Gives what is wrong with it, why that matters and how to mend it."""

@@ -14,13 +14,12 @@ from worker.settings import Settings
 
 #: times that the visibility timeout must exceed what a task may take: a queue may hold it back meanwhile
 TIMES = 5
-#: variables that change Celery or Flower behind our back -> what they do
+#: variables that change Celery behind our back -> what they do
 BEHIND_OUR_BACK = {
     "CELERY_BROKER_URL": "sends and takes messages elsewhere",
     "CELERY_BROKER_READ_URL": "takes messages elsewhere",
     "CELERY_BROKER_WRITE_URL": "sends messages elsewhere",
     "CELERY_RESULT_BACKEND": "answers callers elsewhere",
-    "FLOWER_UNAUTHENTICATED_API": "opens Flower's API to everybody",
 }
 #: the pool that a device and a killed worker can live with -> why
 POOL = {
@@ -94,10 +93,10 @@ def _variables(conf: Any, settings: Settings, environ: Mapping[str, str]) -> Fin
         return unsafe(
             "environment",
             f"{told or 'Celery was given another broker'}.",
-            why="some processes would use another queue than IMAGEMILL_BROKER_URL names, or stand open",
+            why="some processes would use another queue than IMAGEMILL_BROKER_URL names",
             mend=f"unset {', '.join(heard)}" if heard else "set IMAGEMILL_BROKER_URL alone",
         )
-    return ok("environment", "No variable changes Celery or Flower behind our back.")
+    return ok("environment", "No variable changes Celery behind our back.")
 
 
 def cuda() -> Finding:

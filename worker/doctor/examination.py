@@ -53,7 +53,7 @@ def everything(settings: Settings, environ: Mapping[str, str], files: Mapping[st
     yield storage.store(settings.store)
     yield storage.home(settings.home)
     yield from storage.disks(storage.folders(settings.home, settings.store, settings.database_url))
-    yield from exposure.flower(settings)
+    yield from exposure.flower(settings, environ)
     yield from exposure.roots(settings)
     yield from exposure.secret_files(files)
 

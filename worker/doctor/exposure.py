@@ -16,6 +16,8 @@ from worker.settings import Settings
 
 #: asks this machine itself, whatever proxy the environment names
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+#: the variable by which a Flower without a password answers programs
+OPENS_API = "FLOWER_UNAUTHENTICATED_API"
 #: seconds that Flower may take to answer
 PATIENCE_S = 3.0
 #: characters of Flower's password at least, as for the webhook's token
@@ -24,7 +26,7 @@ MIN_PASSWORD = 12
 MOUNTED = Path("/run/secrets")
 
 
-def flower(settings: Settings) -> Iterator[Finding]:
+def flower(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Look at Flower's password, and at what answers at its port, from here and by this machine's other addresses."""
     user, _, password = settings.flower_basic_auth.partition(":")
     if user and len(password) < MIN_PASSWORD:
@@ -38,6 +40,13 @@ def flower(settings: Settings) -> Iterator[Finding]:
         yield ok("flower password", "Flower has a password.")
     else:
         yield ok("flower password", "Flower has no password, and never runs without one.")
+    if environ.get(OPENS_API):
+        yield warning(
+            "flower password",
+            f"{OPENS_API} is set.",
+            why="a Flower that somebody starts without a password shows its API to everybody; ours never runs without",
+            mend=f"unset {OPENS_API}",
+        )
     yield _flower_port(settings.flower_port)
 
 

@@ -66,11 +66,10 @@ def place(database_url: str, mounts: Path = MOUNTS) -> Iterator[Finding]:
             mend="move it to a local disk, or use PostgreSQL",
         )
     else:
-        yield warning_where_shared(Path(url.database))
+        yield _shared(Path(url.database))
 
 
-def warning_where_shared(file: Path) -> Finding:
-    """Look at whether other users of this machine may change the file."""
+def _shared(file: Path) -> Finding:
     if file.exists() and file.stat().st_mode & 0o022:
         return warning(
             "ledger place",
