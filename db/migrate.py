@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import errors
@@ -23,11 +24,21 @@ def upgrade(url: str) -> None:
     engine = database.engine_of(database.connect(url))
     try:
         with database.reaching(engine), engine.begin() as connection:
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            upgrade_within(connection, "head")
     finally:
         engine.dispose()
+
+
+def upgrade_within(connection: Connection, revision: str) -> None:
+    """Bring a database to a revision inside a transaction that is open."""
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def knows(revision: str) -> bool:
+    """Tell whether a revision is this release's or an older one's."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def check(sessions: sessionmaker[Session]) -> None:
@@ -38,8 +49,7 @@ def check(sessions: sessionmaker[Session]) -> None:
         return
     if current is None:
         raise errors.SchemaOld("There is no ledger here yet: `imagemill up` makes one, or `imagemill db upgrade`.")
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    raise errors.SchemaOld if current in known else errors.SchemaNew
+    raise errors.SchemaOld if knows(current) else errors.SchemaNew
 
 
 def head() -> str:

@@ -154,10 +154,14 @@ def insert_rows(
 
     Values are as the driver takes them: JSON as text, UUIDs as `spelled`, and no defaults.
     """
+    copy_rows(session.connection(), table.__tablename__, columns, rows)
+
+
+def copy_rows(connection: Connection, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Insert many rows into a table by its name, as `insert_rows` does."""
     if not rows:
         return
-    connection = session.connection()
-    name, listed = table.__tablename__, ", ".join(columns)
+    listed = ", ".join(columns)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))
         connection.exec_driver_sql(f"INSERT INTO {name} ({listed}) VALUES ({marks})", rows)  # noqa: S608 - our names

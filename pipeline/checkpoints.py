@@ -17,18 +17,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline import backbones, state_dicts, stores
+from pipeline import backbones, seals, state_dicts, stores
 from pipeline.cards import Card, Draft
 from pipeline.classes import check_classes, read_classes
 from pipeline.errors import CheckpointBroken, ClassesInvalid
 from pipeline.parity import Parity, parity_gap, parity_images, tolerance
 from pipeline.preprocess import Preprocess
+from pipeline.seals import CARD, PARITY, WEIGHTS
 
-__all__ = ["Card", "Draft", "Loaded", "Parity", "Saved", "forward_of", "load", "parity_gap", "read_card",
-           "read_classes", "save", "verify"]  # fmt: skip
-
-#: the files of a checkpoint
-WEIGHTS, PARITY, CARD = "weights.safetensors", "parity.safetensors", "card.json"
+__all__ = ["CARD", "PARITY", "WEIGHTS", "Card", "Draft", "Loaded", "Parity", "Saved", "forward_of", "load",
+           "parity_gap", "read_card", "read_classes", "save", "verify"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +93,7 @@ def load(reference: str, *, sha256: str | None, device: str | torch.device = "cp
 
 def read_card(reference: str, sha256: str | None) -> Card:
     """Read the card alone; raise CheckpointBroken if missing or changed, StoreUnreachable."""
-    data = stores.read_file(reference, CARD)
-    if data is None:
-        raise CheckpointBroken(f"There is no checkpoint at {reference}: it has no {CARD}.")
-    given = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and given != sha256:
-        raise CheckpointBroken(f"{CARD} of {reference} was changed: its sha256 is {given}, not {sha256}.")
-    return Card.from_bytes(data)
+    return Card.from_bytes(seals.read_card(reference, sha256))
 
 
 def verify(reference: str, sha256: str | None) -> None:

@@ -6,6 +6,7 @@ Knows nothing of what is in the files.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -21,6 +23,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline import failpoints
 from pipeline.errors import StoreUnreachable
 
+#: read at once of a file that may be large
+PIECE_BYTES = 1 << 20
 #: what a folder is called until it is whole: its name between a dot and a word of its writer's own
 _TEMPORARY = ".{name}.{word}"
 #: seconds after which what a killed writer left is removed: no folder takes that long to be written
@@ -53,6 +57,68 @@ def read_file(address: str, name: str) -> bytes | None:
         return None
     except Exception as error:  # as above
         raise StoreUnreachable(f"{address}/{name} could not be read: {error}.") from error
+
+
+@contextmanager
+def open_file(address: str) -> Iterator[BinaryIO | None]:
+    """Open one file for reading a piece at a time, None where there is none; raise StoreUnreachable."""
+    filesystem, file = _open_store(address)
+    try:
+        opened = filesystem.open(file, "rb")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        yield None
+        return
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be read: {error}.") from error
+    with opened:
+        yield opened
+
+
+def hash_file(address: str, name: str) -> str | None:
+    """Give the sha256 of one file, in hex, None where there is none; raise StoreUnreachable."""
+    with open_file(f"{address}/{name}") as opened:
+        if opened is None:
+            return None
+        try:
+            digest = hashlib.sha256()
+            while piece := opened.read(PIECE_BYTES):
+                digest.update(piece)
+        except Exception as error:  # as above
+            raise StoreUnreachable(f"{address}/{name} could not be read: {error}.") from error
+    return digest.hexdigest()
+
+
+def copy_in(address: str, source: BinaryIO) -> None:
+    """Write one file from a stream, whole or not at all, over what may be there; raise StoreUnreachable."""
+    filesystem, file = _open_store(address)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            _copy_and_rename(Path(file), source)
+        else:
+            with filesystem.open(file, "wb") as opened:
+                shutil.copyfileobj(source, opened, PIECE_BYTES)
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be written: {error}.") from error
+
+
+def is_empty(address: str) -> bool:
+    """Tell whether there is no file under an address, nor the folder itself; raise StoreUnreachable."""
+    filesystem, folder = _open_store(address)
+    try:
+        return next((False for _, _, files in filesystem.walk(folder) if files), True)
+    except FileNotFoundError:
+        return True
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be read: {error}.") from error
+
+
+def remove_folder(address: str) -> None:
+    """Remove a folder and all that is in it; raise StoreUnreachable."""
+    filesystem, folder = _open_store(address)
+    try:
+        filesystem.rm(folder, recursive=True)
+    except Exception as error:  # as above
+        raise StoreUnreachable(f"{address} could not be removed: {error}.") from error
 
 
 @contextmanager
@@ -108,6 +174,20 @@ def _sweep(parent: Path) -> None:
         with suppress(FileNotFoundError):  # another writer sweeps, too
             if left.stat().st_mtime < time.time() - ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _copy_and_rename(file: Path, source: BinaryIO) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.parent / f".{file.name}.{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as opened:
+            shutil.copyfileobj(source, opened, PIECE_BYTES)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(file.parent)
 
 
 def _rename(temporary: Path, folder: Path) -> None:

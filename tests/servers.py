@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 
 from worker.settings import Settings
-from worker.stack import Stack
+from worker.stack import Stack, redis_server
 
 #: seconds a server may take to answer, or to stop
 PATIENCE_S = 30
@@ -179,6 +179,30 @@ def redis() -> Iterator[str]:
             yield stack.settings.broker_url
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def redis_on_port(*options: str) -> Iterator[int]:
+    """Run a Redis on a port of the loopback, with options of its own; gives the port."""
+    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="im-redis-"))
+    usual = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen([redis_server(), *usual, *options], stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("Redis did not start.")
+                time.sleep(0.01)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(timeout=PATIENCE_S)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:

@@ -291,6 +291,15 @@ def _unknown(name: str) -> str:
     return f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ".")
 
 
+def secret_files(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Name the files that settings are read from, by their variables."""
+    return {
+        name: Path(file)
+        for name, file in sorted(environ.items())
+        if name.startswith(PREFIX) and name.endswith("_FILE") and not name.startswith(FOREIGN)
+    }
+
+
 def read_settings() -> Settings:
     """Read this process's environment. Raises `SettingsInvalid`."""
     return Settings.from_env(os.environ)

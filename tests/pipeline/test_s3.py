@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator
 
 import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import checkpoints
+from pipeline import checkpoints, seals, stores
 from pipeline.errors import CheckpointBroken, ItemUnfetchable, StoreUnreachable
 from pipeline.references import Roots, fetch
 from tests import builders
@@ -77,3 +79,25 @@ def test_a_checkpoint_is_saved_and_proves_itself() -> None:
 def test_a_bucket_that_is_not_there_is_unreachable() -> None:
     with pytest.raises(StoreUnreachable, match="could not be written"):
         builders.tiny_checkpoint("s3://nonesuch/store")
+
+
+def test_a_file_is_copied_in_hashed_and_removed_and_a_store_knows_when_it_is_empty() -> None:
+    assert stores.is_empty("s3://bucket/backup")
+    stores.copy_in("s3://bucket/backup/a/b", io.BytesIO(b"bytes"))
+    assert not stores.is_empty("s3://bucket/backup")
+    assert stores.hash_file("s3://bucket/backup/a", "b") == hashlib.sha256(b"bytes").hexdigest()
+    assert stores.hash_file("s3://bucket/backup/a", "c") is None
+    with stores.open_file("s3://bucket/backup/a/b") as opened:
+        assert (opened.seek(0, io.SEEK_END), opened.seek(0), opened.read()) == (5, 0, b"bytes")
+    with stores.open_file("s3://bucket/backup/a/c") as opened:
+        assert opened is None
+    stores.remove_folder("s3://bucket/backup")
+    assert stores.is_empty("s3://bucket/backup")
+
+
+def test_a_checkpoint_is_proved_by_its_hashes_alone(bucket: fsspec.AbstractFileSystem) -> None:
+    saved = builders.tiny_checkpoint("s3://bucket/proved")
+    seals.check(saved.reference, saved.sha256)
+    bucket.pipe_file(f"{saved.reference.removeprefix('s3://')}/{seals.PARITY}", b"torn")
+    with pytest.raises(CheckpointBroken, match=r"parity.safetensors of .* was changed"):
+        seals.check(saved.reference, saved.sha256)

@@ -15,6 +15,7 @@ from pipeline import errors as pipeline_errors
 from worker import client, manifests, messages, settings
 from worker import errors as worker_errors
 from worker.cli import parser
+from worker.doctor.findings import InstallationUnsafe
 from worker.stack import StackError
 
 DONE, FAILED, WRONG, REFUSED = 0, 1, 2, 3
@@ -25,6 +26,7 @@ WRONG_USAGE = (
     manifests.ManifestInvalid,
     messages.MessageInvalid,
     client.BrokerUnreachable,
+    InstallationUnsafe,
     db_errors.LedgerUnreachable,
     db_errors.SchemaOld,
     db_errors.SchemaNew,
@@ -34,6 +36,7 @@ WRONG_USAGE = (
     db_errors.UnknownClass,
     db_errors.UnknownRun,
     worker_errors.PlaybookInvalid,
+    worker_errors.BackupRefused,
     worker_errors.NothingToStartFrom,
     pipeline_errors.ArchitectureUnknown,
     pipeline_errors.ClassesInvalid,

@@ -39,6 +39,8 @@ def _add_stack(commands: Commands) -> None:
     demo = command(commands, "demo", "demo:demo", story)
     demo.add_argument("--seed", type=int, default=0, help="which digits are held out and tested on")
     command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
+    doctor = command(commands, "doctor", "doctor:doctor", "what is wrong with this installation, and how to mend it")
+    doctor.add_argument("--all", action="store_true", help="show what is in order, too")
     command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
 
 
@@ -164,5 +166,11 @@ def _add_processes(commands: Commands) -> None:
         help="seconds without a sign of life after which it is held dead (default: %(default)s)",
     )
     database = group(commands, "db", "the ledger's schema")
+    backup = command(commands, "backup", "backup:backup", "ledger and checkpoints to one file, while the system runs")
+    backup.add_argument("file", metavar="FILE", help="a new file; it holds no password")
+    backup.add_argument("--all-images", action="store_true", help="inline images of finished jobs, too")
+    restore = command(commands, "restore", "backup:restore", "bring ledger and checkpoints back, and prove them")
+    restore.add_argument("file", metavar="FILE")
+    restore.add_argument("--replace", action="store_true", help="although a ledger or store is there: it is deleted")
     command(database, "upgrade", "processes:upgrade", "bring the schema to this code's revision")
     command(database, "check", "processes:check", "exit 0 if the schema is this code's")

@@ -1,5 +1,6 @@
 """Takes a role. Gives a process that plays it until it is told to stop. Knows nothing of the other processes."""
 
+import logging
 import os
 import socket
 from argparse import Namespace
@@ -9,13 +10,16 @@ from worker import app, logs, messages, schedule
 from worker.cli import output
 from worker.settings import Settings, SettingsInvalid
 
+log = logging.getLogger(__name__)
+
 #: Keys of what Flower has taken and not acknowledged, which is nothing: so that it needs no right to the workers'.
 FLOWERS_OWN = {f"unacked{part}_key": f"flower:unacked{part}" for part in ("", "_index", "_mutex")}
 
 
 def worker(asked: Namespace, settings: Settings) -> int:
-    """Run one Celery worker: one child, which owns the device."""
+    """Run one Celery worker: one child, which owns the device. Raises `InstallationUnsafe`."""
     from worker import runtime, transport
+    from worker.doctor import examination
 
     with runtime.ledger(settings):
         pass  # the schema is this code's
@@ -29,6 +33,8 @@ def worker(asked: Namespace, settings: Settings) -> int:
         takes_hours=asked.role == "learn",
         amqp=transport.Checking,
     )
+    for found in examination.before_start(celery, settings, os.environ):
+        log.warning("%s (%s) To mend it: %s.", found.what, found.why, found.mend)
     celery.worker_main(
         [
             *("worker", "--hostname", f"{asked.role}{asked.number or ''}@%h", "--queues", ",".join(queues)),

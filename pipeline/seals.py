@@ -1,0 +1,40 @@
+"""Takes the reference of a checkpoint and the sha256 that the ledger keeps of it.
+
+Gives its card's bytes and its files' hashes, once each has proved to be what was written.
+Knows nothing of tensors, so that whoever only asks whether a checkpoint is whole loads no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pipeline import stores
+from pipeline.errors import CheckpointBroken
+
+#: the files of a checkpoint
+WEIGHTS, PARITY, CARD = "weights.safetensors", "parity.safetensors", "card.json"
+#: file -> the field of the card that holds its hash
+SEALED = {WEIGHTS: "weights_sha256", PARITY: "parity_sha256"}
+
+
+def read_card(reference: str, sha256: str | None) -> bytes:
+    """Read card.json; raise CheckpointBroken if it is missing or changed, StoreUnreachable."""
+    data = stores.read_file(reference, CARD)
+    if data is None:
+        raise CheckpointBroken(f"There is no checkpoint at {reference}: it has no {CARD}.")
+    given = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and given != sha256:
+        raise CheckpointBroken(f"{CARD} of {reference} was changed: its sha256 is {given}, not {sha256}.")
+    return data
+
+
+def check(reference: str, sha256: str) -> None:
+    """Hash every file of a checkpoint, a piece at a time; raise CheckpointBroken or StoreUnreachable."""
+    card = json.loads(read_card(reference, sha256))
+    for name, sealed_by in SEALED.items():
+        given = stores.hash_file(reference, name)
+        if given is None:
+            raise CheckpointBroken(f"{name} of {reference} is missing.")
+        if given != card[sealed_by]:
+            raise CheckpointBroken(f"{name} of {reference} was changed: its sha256 is {given}, not {card[sealed_by]}.")
