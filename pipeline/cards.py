@@ -136,7 +136,7 @@ def _typed(given: Mapping[str, Any]) -> dict[str, object]:
     held = {**dict.fromkeys(ADDED), "masked": (), **given}
     odd = [name for kind, names in KINDS.items() for name in names if not isinstance(held[name], kind)]
     if odd:
-        raise ValueError(f"{', '.join(odd)} must be of their kind: an object, a list, text or a number.")
+        raise ValueError(f"{', '.join(odd)} must be of their kind: objects, lists, text or numbers.")
     lists = {name: tuple(held[name]) for name in ("classes", "frozen", "masked")}
     if not all(isinstance(entry, str) for names in lists.values() for entry in names):
         raise ValueError("classes, frozen and masked must be lists of names.")
