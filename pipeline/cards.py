@@ -136,8 +136,8 @@ def _typed(given: Mapping[str, Any]) -> dict[str, object]:
     held = {**dict.fromkeys(ADDED), "masked": (), **given}
     odd = [name for kind, names in KINDS.items() for name in names if not isinstance(held[name], kind)]
     if odd:
-        raise ValueError(f"a value of the wrong kind is in {', '.join(odd)}.")
+        raise ValueError(f"{', '.join(odd)} must be of their kind: objects, lists, text or numbers.")
     lists = {name: tuple(held[name]) for name in ("classes", "frozen", "masked")}
     if not all(isinstance(entry, str) for names in lists.values() for entry in names):
-        raise ValueError("classes, frozen and masked are lists of names.")
+        raise ValueError("classes, frozen and masked must be lists of names.")
     return {"preprocess": Preprocess.from_dict(given["preprocess"]), **lists}

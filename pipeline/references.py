@@ -24,8 +24,6 @@ from pipeline.errors import ItemUnfetchable
 LOCAL_SCHEMES = ("file", "local")
 #: schemes, and spellings, that fsspec would fetch over HTTP without a check of where it leads
 INSECURE_SCHEMES = ("http", "https")
-#: hosts that a file:// reference may name
-LOCAL_HOSTS = ("", "localhost")
 #: a FIFO must not block, a terminal must not become ours, a child must not inherit
 OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 #: Linux can look at what a name leads to, and then open that: to open a device before it is checked can have effects
@@ -165,7 +163,7 @@ def _real_file(descriptor: int, file: str) -> str:
 def _local_file(rest: str) -> str:
     # `?` and `#` are ordinary characters of file names here, so no URL parser.
     host, slash, file = rest.partition("/")
-    if host not in LOCAL_HOSTS:
+    if host not in ("", "localhost"):
         raise ItemUnfetchable("outside_roots", "A file:// reference must not name another host.")
     file = unquote(slash + file, errors="surrogateescape")
     if "\0" in file:
@@ -223,8 +221,10 @@ def _root(text: str) -> str:
         if not rest.strip("/"):
             raise ValueError(f"The root {text!r} must name a bucket or host after {scheme}://.")
         return text.rstrip("/")
-    host = rest.partition("/")[0] if separator else ""
-    directory = _local_file(rest) if separator and host in LOCAL_HOSTS else text
+    try:
+        directory = _local_file(rest) if separator else text
+    except ItemUnfetchable as wrong:
+        raise ValueError(f"The root {text!r} names no place: {wrong}") from None
     if not directory.startswith("/"):
         raise ValueError(f"The root {text!r} must be an absolute directory or a URL such as s3://bucket/folder.")
     return os.path.normpath(directory)

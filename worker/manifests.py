@@ -151,8 +151,8 @@ def _expand(text: str) -> Iterator[Item]:
     here = Path.cwd()
     if "://" in text:
         return iter([Item(reference=text)])
-    if "\0" in text:
-        raise ManifestInvalid(f"No file has a NUL character in its name, as {text[:200]!r} has.")
+    if not _may_be_a_name(text):
+        raise ManifestInvalid(f"No file can have such a name: {text[:200]!r}.")
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for users it does not know
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where it may not look, and for names too long
         return _found(
@@ -164,6 +164,13 @@ def _expand(text: str) -> Iterator[Item]:
         files = {file for match in matches for file in (match.rglob("*") if match.is_dir() else (match,))}
         return _found(sorted(file for file in files if _is_image(file)), f"Nothing matches {text!r}.")
     return iter([Item(reference=as_reference(str(path), here))])
+
+
+def _may_be_a_name(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _is_image(file: Path) -> bool:

@@ -410,4 +410,4 @@ class Mill(RuleBasedStateMachine):
 
 
 def test_every_item_keeps_one_outcome_and_no_shard_is_lost_whatever_happens_in_any_order(sessions):
-    run_state_machine_as_test(partial(Mill, sessions), settings=tried(40, stateful_step_count=40))
+    run_state_machine_as_test(partial(Mill, sessions), settings=tried(30, stateful_step_count=40))

@@ -103,4 +103,4 @@ class Registrars(RuleBasedStateMachine):
 
 
 def test_a_models_history_is_one_line_whatever_is_promoted_and_rolled_back(sessions):
-    run_state_machine_as_test(partial(Registrars, sessions), settings=tried(15, stateful_step_count=30))
+    run_state_machine_as_test(partial(Registrars, sessions), settings=tried(8, stateful_step_count=30))

@@ -222,4 +222,4 @@ class Learners(RuleBasedStateMachine):
 
 
 def test_a_run_ends_once_and_is_one_persons_at_a_time_whatever_happens_in_any_order(sessions):
-    run_state_machine_as_test(partial(Learners, sessions), settings=tried(25, stateful_step_count=40))
+    run_state_machine_as_test(partial(Learners, sessions), settings=tried(12, stateful_step_count=30))

@@ -209,6 +209,7 @@ def test_a_reference_gives_the_bytes_under_a_root_or_a_refusal(tmp_path: Path, d
 @given(root=st.sampled_from(NASTY) | st.text("file:/.s3localhost\0\udcff", max_size=20))
 @example(root="file://elsewhere/photos")
 @example(root="file://localhost/photos")
+@example(root="file:///photos%00")
 def test_a_root_is_a_place_or_is_refused(root: str) -> None:
     if not refusal(references.Roots.parse, [root], by=ValueError, most=50_000):
         [prefix] = references.Roots.parse([root]).prefixes

@@ -108,11 +108,11 @@ def test_a_list_is_read_as_all_at_once_or_refused(text: bytes) -> None:
 
 
 def test_many_small_elements_after_a_large_one_take_no_longer_than_before_it() -> None:
-    large, num = json.dumps("x" * 3_000_000), 100_000
+    large, num = json.dumps("x" * 3_000_000), 500_000
     text = f"[{large}{',1' * num}]"
     started_s = time.monotonic()
     assert sum(1 for _ in json_list.elements(io.StringIO(text))) == num + 1
-    assert time.monotonic() - started_s < 10  # a fraction of a second; minutes, where each one copies the rest
+    assert time.monotonic() - started_s < 30  # a second or two; minutes, where each one copies the rest
 
 
 # ---------------------------------------------------------------- a playbook
