@@ -29,7 +29,7 @@ LARGE = 5 * 2**20
 
 @pytest.fixture
 def mill(postgres: servers.Postgres) -> Iterator[Mill]:
-    """A mill of this test's own. On PostgreSQL alone: no junk comes as far as the ledger."""
+    """A mill of this test's own. On PostgreSQL alone, the stricter of the two."""
     home = Path(tempfile.mkdtemp(prefix="im-junk-"))
     postgres.execute("CREATE DATABASE junk")
     try:
