@@ -8,7 +8,8 @@ import celery
 import pytest
 from redis import Redis
 
-from worker import envelopes, messages, schedule
+from db.bells import Bell
+from worker import app, bell, envelopes, messages, schedule
 from worker.client import Client, NotAcknowledged
 from worker.settings import Settings
 
@@ -42,6 +43,22 @@ def test_what_beat_and_a_retry_write_is_read(redis_url: str) -> None:
     beat.send_task(entry["task"], **entry["options"], eta=datetime.now(UTC) + timedelta(hours=1), retries=2)
     beat.close()
     assert envelopes.read(written(redis_url, messages.UPKEEP_QUEUE), messages.UPKEEP_QUEUE).task == messages.SWEEP
+
+
+def test_bells_are_read_each_from_its_queue(redis_url: str) -> None:
+    settings = Settings(broker_url=redis_url).resolved()
+    ringing = app.create_app(settings)
+    shard = Bell(shard_id=7, job_id=uuid.uuid4(), model="my.cats", priority="bulk", version_id=1, num_items=3)
+    bell.ring(ringing, shard)
+    queue = messages.classify_queue("my.cats", "bulk")
+    assert envelopes.read(written(redis_url, queue), queue).kwargs == {"shard": 7}
+    bell.ring_run(ringing, 3)
+    assert envelopes.read(written(redis_url, messages.LEARN_QUEUE), messages.LEARN_QUEUE).kwargs == {"run": 3}
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        redis.delete(f"{messages.KEY_PREFIX}{messages.LEARN_QUEUE}")
+    bell.ring_drift(ringing, "my.cats")
+    assert envelopes.read(written(redis_url, messages.LEARN_QUEUE), messages.LEARN_QUEUE).kwargs == {"model": "my.cats"}
+    ringing.close()
 
 
 @pytest.mark.parametrize(
