@@ -127,7 +127,7 @@ def _submitted(question: Question, submitted: intake.Submitted) -> Served:
 def _read(raw: bytes) -> Question | None:
     """Read a message; None for one that is not quick, that asks for more than an answer, or that is none."""
     try:
-        envelope = envelopes.read(raw)
+        envelope = envelopes.read(raw, messages.INTAKE_QUEUE)
     except envelopes.NoMessage:
         return None  # the worker drops it when it comes to it
     headers, fields = envelope.headers, envelope.kwargs

@@ -7,6 +7,7 @@ may; what passes here they can read.
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from kombu.utils.json import loads
@@ -57,19 +58,20 @@ class Envelope:
         return str(self.headers["task"])
 
 
-def read(raw: bytes) -> Envelope:
-    """Read a message. Raises `NoMessage`, with the reason and nothing of the content."""
+def read(raw: bytes, queue: str) -> Envelope:
+    """Read a message of a queue. Raises `NoMessage`, with the reason and nothing of the content."""
     message = _parsed(raw)
     if not isinstance(message, dict):
         raise NoMessage("it is no object")
     headers = _checked(message.get("headers"), _HEADERS)
     properties = _checked(message.get("properties"), _PROPERTIES)
     _checked(properties["delivery_info"], _DELIVERY)
-    if headers["task"] not in messages.TASKS:
-        raise NoMessage("it names no task of ours")
+    if headers["task"] not in messages.TASKS.get(queue.partition(".")[0], ()):
+        raise NoMessage("it names no task of this queue")
     if any(message.get(name) != value for name, value in _FORM.items()) or properties.get("body_encoding") != "base64":
         raise NoMessage("its content is no JSON in base64")
     _check_limits(headers.get("timelimit"))
+    _check_times(headers.get("eta"), headers.get("expires"))
     return Envelope(headers=headers, **_content(message.get("body")))
 
 
@@ -95,6 +97,14 @@ def _check_limits(limits: Any) -> None:
         return
     if not isinstance(limits, list) or len(limits) != 2 or {type(one) for one in limits} - {int, float, type(None)}:
         raise NoMessage("its `timelimit` makes no sense")
+
+
+def _check_times(*times: str | None) -> None:
+    try:
+        for text in times:
+            datetime.fromisoformat(text or "2026-11-24")
+    except ValueError:
+        raise NoMessage("its `eta` or `expires` makes no sense") from None
 
 
 def _content(body: Any) -> dict[str, Any]:

@@ -34,14 +34,17 @@ RUN_STATUS = "imagemill.run_status.v1"
 LEARN = "imagemill.learn.v1"
 TICK = "imagemill.tick.v1"
 WATCH_DRIFT = "imagemill.watch_drift.v1"
-#: All of them: a message to any other task is nobody's.
-TASKS = frozenset(
-    {SUBMIT, STATUS, RESULTS, CANCEL, CLASSIFY, SWEEP, LABELS, RETRAIN, RUN_STATUS, LEARN, TICK, WATCH_DRIFT}
-)
 
 INTAKE_QUEUE = "intake"
 UPKEEP_QUEUE = "upkeep"
 LEARN_QUEUE = "learn"
+#: The tasks of each queue, those of classify under the first word of their queues' names; any other is nobody's.
+TASKS = {
+    INTAKE_QUEUE: frozenset({SUBMIT, STATUS, RESULTS, CANCEL, LABELS, RETRAIN, RUN_STATUS}),
+    UPKEEP_QUEUE: frozenset({SWEEP, TICK}),
+    LEARN_QUEUE: frozenset({LEARN, WATCH_DRIFT}),
+    "classify": frozenset({CLASSIFY}),
+}
 
 Priority = Literal["interactive", "bulk"]
 INTERACTIVE: Priority = "interactive"

@@ -25,17 +25,21 @@ ANSWERED = frozenset({
     "ping", "stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf",
 })  # fmt: skip
 
+#: In a key, between a queue's name and a priority above none.
+SEPARATOR = redis.Channel.sep
+
 
 class _Redis(redis.PrefixedStrictRedis):
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         """Read an answer; a thing from a queue that is no message is dropped, as if there had been none."""
         answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name == "BRPOP" and answer:
-            queue, raw = answer
+            key, raw = answer
+            queue = key.decode().partition(SEPARATOR)[0]
             try:
-                envelopes.read(raw)
+                envelopes.read(raw, queue)
             except envelopes.NoMessage as wrong:
-                log.warning("dropped %s bytes from the queue %s: %s", len(raw), queue.decode(), wrong)
+                log.warning("dropped %s bytes from the queue %s: %s", len(raw), queue, wrong)
                 return None
         return answer
 

@@ -8,7 +8,8 @@ import celery
 import pytest
 from redis import Redis
 
-from worker import envelopes, messages, schedule
+from db.bells import Bell
+from worker import app, bell, envelopes, messages, schedule
 from worker.client import Client, NotAcknowledged
 from worker.settings import Settings
 
@@ -22,7 +23,7 @@ def written(redis_url: str, queue: str) -> bytes:
 def test_what_the_client_writes_is_read(redis_url: str) -> None:
     with Client(redis_url, timeout_s=0.1) as client, pytest.raises(NotAcknowledged):
         client.submit(["s3://photos/1.jpg"])
-    envelope = envelopes.read(written(redis_url, messages.INTAKE_QUEUE))
+    envelope = envelopes.read(written(redis_url, messages.INTAKE_QUEUE), messages.INTAKE_QUEUE)
     assert (envelope.task, envelope.args) == (messages.SUBMIT, [])
     assert messages.Submission.parse(envelope.kwargs).items[0].reference == "s3://photos/1.jpg"
 
@@ -32,7 +33,7 @@ def test_what_a_producer_without_our_code_writes_is_read(redis_url: str) -> None
     job_id = uuid.uuid4()
     bare.send_task(messages.STATUS, queue="imagemill:intake", kwargs={"job_id": job_id}, priority=0)
     bare.close()
-    assert envelopes.read(written(redis_url, messages.INTAKE_QUEUE)).kwargs == {"job_id": job_id}
+    assert envelopes.read(written(redis_url, messages.INTAKE_QUEUE), messages.INTAKE_QUEUE).kwargs == {"job_id": job_id}
 
 
 def test_what_beat_and_a_retry_write_is_read(redis_url: str) -> None:
@@ -41,7 +42,23 @@ def test_what_beat_and_a_retry_write_is_read(redis_url: str) -> None:
     entry = beat.conf.beat_schedule["sweep"]
     beat.send_task(entry["task"], **entry["options"], eta=datetime.now(UTC) + timedelta(hours=1), retries=2)
     beat.close()
-    assert envelopes.read(written(redis_url, messages.UPKEEP_QUEUE)).task == messages.SWEEP
+    assert envelopes.read(written(redis_url, messages.UPKEEP_QUEUE), messages.UPKEEP_QUEUE).task == messages.SWEEP
+
+
+def test_bells_are_read_each_from_its_queue(redis_url: str) -> None:
+    settings = Settings(broker_url=redis_url).resolved()
+    ringing = app.create_app(settings)
+    shard = Bell(shard_id=7, job_id=uuid.uuid4(), model="my.cats", priority="bulk", version_id=1, num_items=3)
+    bell.ring(ringing, shard)
+    queue = messages.classify_queue("my.cats", "bulk")
+    assert envelopes.read(written(redis_url, queue), queue).kwargs == {"shard": 7}
+    bell.ring_run(ringing, 3)
+    assert envelopes.read(written(redis_url, messages.LEARN_QUEUE), messages.LEARN_QUEUE).kwargs == {"run": 3}
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        redis.delete(f"{messages.KEY_PREFIX}{messages.LEARN_QUEUE}")
+    bell.ring_drift(ringing, "my.cats")
+    assert envelopes.read(written(redis_url, messages.LEARN_QUEUE), messages.LEARN_QUEUE).kwargs == {"model": "my.cats"}
+    ringing.close()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +74,7 @@ def test_what_beat_and_a_retry_write_is_read(redis_url: str) -> None:
 )
 def test_what_is_no_message_is_told_by_its_reason(raw: bytes, reason: str) -> None:
     with pytest.raises(envelopes.NoMessage) as wrong:
-        envelopes.read(raw)
+        envelopes.read(raw, messages.INTAKE_QUEUE)
     assert str(wrong.value) == reason
 
 
@@ -66,12 +83,14 @@ def test_another_task_and_another_content_are_no_message(redis_url: str) -> None
         client.submit(["s3://photos/secret.jpg"])
     whole = json.loads(written(redis_url, messages.INTAKE_QUEUE))
     for changed, reason in (
-        ({"headers": whole["headers"] | {"task": "celery.backend_cleanup"}}, "it names no task of ours"),
+        ({"headers": whole["headers"] | {"task": "celery.backend_cleanup"}}, "it names no task of this queue"),
+        ({"headers": whole["headers"] | {"task": messages.CLASSIFY}}, "it names no task of this queue"),
+        ({"headers": whole["headers"] | {"eta": "2026-13-99"}}, "its `eta` or `expires` makes no sense"),
         ({"headers": whole["headers"] | {"compression": "gzip"}}, "its `compression` makes no sense"),
         ({"content-type": "application/x-python-serialize"}, "its content is no JSON in base64"),
         ({"body": "????"}, "its content is no JSON in base64"),
         ({"body": "W10="}, "its content is not a task's arguments"),
     ):
         with pytest.raises(envelopes.NoMessage) as wrong:
-            envelopes.read(json.dumps(whole | changed).encode())
+            envelopes.read(json.dumps(whole | changed).encode(), messages.INTAKE_QUEUE)
         assert str(wrong.value) == reason

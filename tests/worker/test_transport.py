@@ -7,6 +7,7 @@ import celery
 import pytest
 from celery.worker.control import Panel
 from celery.worker.request import create_request_cls
+from redis import Redis
 
 from worker import app, messages, transport
 from worker.settings import Settings
@@ -49,6 +50,9 @@ def test_a_message_in_a_workers_hand_shows_its_short_text_and_no_reference(
     worker = app.create_app(Settings(broker_url=redis_url).resolved(), amqp=transport.Checking)
     bare = celery.Celery(broker=redis_url, set_as_current=False)
     bare.send_task(messages.SUBMIT, queue="imagemill:intake", kwargs={"items": [SIGNED]}, **shown)
+    with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
+        # At the right end, where the next is taken.
+        redis.rpush(f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}", "not json", "{}")
     with worker.connection_for_read() as connection:
         message = connection.SimpleQueue(messages.INTAKE_QUEUE).get(timeout=30)
         request = create_request_cls(transport.Unshown, intake.submit, POOL, "here", None, app=worker)(
