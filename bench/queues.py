@@ -106,10 +106,10 @@ PEERS: Mapping[str, Peer] = {
     "rq": Peer(
         package="rq",
         worker=("rq.cli", "worker", "--url", "unix://{socket}", "--path", ".", "--name", "{name}",
-                "--maintenance-interval", "5", "--job-monitoring-interval", "5"),
+                "--maintenance-interval", "5", "--job-monitoring-interval", "5", "--worker-ttl", "20"),
         ready="Listening on",
         redis="unix://{socket}",
-        settings="Retry(max=10), maintenance every 5 s, heartbeat every 5 s (a silent job is given up 60 s later)",
+        settings="Retry(max=10), worker-ttl 20 s, maintenance and heartbeat every 5 s (abandoned after 60 s more)",
     ),
 }  # fmt: skip
 

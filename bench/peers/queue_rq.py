@@ -1,7 +1,8 @@
 """Takes a job's name in a job of RQ's. Gives it done, with retries for those whose worker died.
 
-A job without a heartbeat is held abandoned after 60 s more than the interval of its heartbeats, which RQ fixes. As a
-program it sends jobs. Knows nothing of who kills.
+A job without a heartbeat is held abandoned 60 s after the next was due, which RQ fixes. A worker that waits for work
+looks for such jobs only when its wait is over: 15 s before its `worker-ttl`, which is 420 s unless it is told.
+As a program it sends jobs. Knows nothing of who kills.
 """
 
 from __future__ import annotations
