@@ -28,10 +28,8 @@ PLACES = ("before_claim", "after_claim", "after_infer", "before_commit", "after_
 @pytest.mark.timeout(900)
 def test_row_1_a_worker_that_is_killed_twenty_times_loses_nothing(trial: Trial) -> None:
     num_kills = 20
-    trial.submit(trial.slow(2000), every_s=0.4)
     for kill in range(num_kills):
-        before = trial.num_recorded()
-        trial.until(lambda before=before: trial.num_recorded() > before + 20, "the worker got on")
+        trial.submit(trial.slow(100))
         trial.arm("after_infer", "sleep 2")
         trial.await_reached("after_infer")
         worker = trial.mill.part("classify")
