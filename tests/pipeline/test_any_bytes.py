@@ -209,4 +209,4 @@ def test_a_bomb_is_refused_before_it_takes_memory_whatever_face_it_shows(tmp_pat
 
 def test_a_file_with_two_faces_is_left_to_the_reference() -> None:
     assert jpegs.header(BOMBS["two faces"]) is None
-    assert jpegs.header(LARGE) == jpegs.Header(width=3000, height=3000, may_be_turned=False)
+    assert jpegs.header(LARGE) == jpegs.Header(width=3000, height=3000, may_be_turned=False, is_progressive=False)

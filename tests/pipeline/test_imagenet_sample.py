@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline import backbones, checkpoints, decoders, images, references, state_dicts
 from pipeline.preprocess import Preprocess
-from pipeline.serving.batching import StageSeconds, batches
+from pipeline.serving.batching import Shaped, StageSeconds, batches
 from pipeline.serving.classifier import Classifier, Prediction
 
 #: how the weights' sources say they are used
@@ -97,7 +97,7 @@ def classify(classifier: Classifier, decoder: str, folder: Path, names: list[str
         for batch in batches(
             [(name, str(folder / name)) for name in names],
             lambda reference: references.fetch(reference, roots, max_bytes=images.Limits().max_bytes),
-            lambda data: shape(classifier, decoder, data),
+            lambda _, data: Shaped(shape(classifier, decoder, data), None),
             batch_size=32,
             pool=pool,
             lookahead=64,
