@@ -17,8 +17,9 @@ def test_a_message_that_cannot_be_acknowledged_is_let_go(redis_url: str, end: st
         with app.create_app(settings, amqp=transport.Checking) as mill, mill.connection() as connection:
             channel = connection.default_channel
             channel.basic_qos(0, 1, False)
-            mill.send_task(messages.CLASSIFY, (1,), queue="bells")
-            with connection.SimpleQueue("bells") as queue:
+            name = messages.classify_queue("cats", messages.BULK)
+            mill.send_task(messages.CLASSIFY, (1,), queue=name)
+            with connection.SimpleQueue(name) as queue:
                 message = queue.get(timeout=5)
                 assert not channel.qos.can_consume()
                 network.mode = "reset"
