@@ -55,7 +55,7 @@ test-fast: setup ## The rings that need no Celery worker
 
 chaos: setup ## Every fault of docs/reliability.md in full, and its figures into that page (about half an hour)
 	@rm -f chaos.jsonl
-	@IMAGEMILL_TEST_CHAOS_JSON=chaos.jsonl $(BIN)/python -m pytest tests/chaos --full
+	@IMAGEMILL_TEST_CHAOS_JSON=chaos.jsonl $(BIN)/python -m pytest tests/chaos tests/system/test_deploys.py tests/system/test_backup.py --full
 	@$(BIN)/python -m tests.chaos.report chaos.jsonl
 
 bench: setup ## Measure throughput, the cost of keeping current, and how often the gate errs

@@ -22,6 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="every row of the fault table, in full: about half an hour")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: takes long, so that only `make chaos` runs it")
+    if config.getoption("--full"):
+        os.environ["IMAGEMILL_TEST_CHAOS_FULL"] = "1"  # read where tests are parametrized
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes long to `make chaos`."""
+    if not config.getoption("--full"):
+        left = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[servers.Postgres]:
     """A private PostgreSQL server; IMAGEMILL_TEST_POSTGRES=wheel takes the wheel's binaries."""

@@ -12,18 +12,6 @@ from tests.chaos.trials import Trial
 from tests.mills import Mill
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: takes long, so that only `make chaos` runs it")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what takes long to `make chaos`."""
-    if not config.getoption("--full"):
-        left = [item for item in items if item.get_closest_marker("full")]
-        items[:] = [item for item in items if item not in left]
-        config.hook.pytest_deselected(items=left)
-
-
 @pytest.fixture(scope="session")
 def is_full(request: pytest.FixtureRequest) -> bool:
     """Whether every row is run in its full size; `make chaos` asks for it."""

@@ -1,7 +1,7 @@
 """Faults of learning: whatever is killed, stopped or broken, a run ends once, and what serves is whole.
 
 Rows 14 and 19 to 22 of the fault table, and a learn worker that is killed at random moments.
-IMAGEMILL_TEST_CHAOS_FULL=1 runs them in full: both databases, each place twenty times.
+`--full` runs them in full: both databases, each place twenty times.
 """
 
 import os
@@ -300,6 +300,7 @@ def start_again(mill: Mill, name: str) -> None:
     mill.stack._spawn(name, part.command)
 
 
+@pytest.mark.full
 def test_14_a_worker_told_to_stop_within_training_gives_the_run_back_and_another_goes_on_at_once(mill: Mill) -> None:
     teach(mill, "pets", 30)
     # Amid the record of an epoch, where nothing can be interrupted.
@@ -444,7 +445,7 @@ def told(mill: Mill) -> str:
     return "".join(one.message or "" for one in alive(mill, "classify"))
 
 
-@pytest.mark.skipif(not FULL, reason="takes a minute each: set IMAGEMILL_TEST_CHAOS_FULL=1")
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_run_whose_workers_are_killed_at_random_moments_ends_with_the_same_verdict(
     swept_mill: Mill, seed: int

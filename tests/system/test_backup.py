@@ -31,6 +31,7 @@ def elsewhere(postgres: servers.Postgres, mill: Mill, home: Path) -> Iterator[Se
     postgres.execute("DROP DATABASE elsewhere WITH (FORCE)")
 
 
+@pytest.mark.parametrize("mill", ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)], indirect=True)
 def test_a_backup_of_a_running_mill_goes_on_elsewhere(
     mill: Mill, elsewhere: Settings, home: Path, imagemill: list[str]
 ) -> None:

@@ -200,6 +200,7 @@ def submitting(broker_url: str, references: Sequence[str]) -> Iterator[dict[str,
         submits.result()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("empty_database_url", DATABASES if FULL else DATABASES[:1], indirect=True)
 def test_a_rolling_deploy_with_a_migration_under_load_loses_nothing(
     old_code: Path, home: Path, empty_database_url: str
