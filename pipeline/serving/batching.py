@@ -195,17 +195,19 @@ class _Forming(Generic[T, N]):
         self.images: list[torch.Tensor] = []
         self.failures: list[tuple[T, Failure]] = []
         self.spared: list[tuple[T, N]] = []
-        self.overdue_s = time.monotonic() + PATIENCE_S
+        self._began_s = 0.0
 
     @property
     def is_overdue(self) -> bool:
-        return time.monotonic() >= self.overdue_s
+        return time.monotonic() >= self._began_s + PATIENCE_S
 
     @property
     def num_items(self) -> int:
         return len(self.tags) + len(self.failures) + len(self.spared)
 
     def add(self, tag: T, prepared: Shaped[N] | Failure) -> None:
+        if not self.num_items:  # and not before: whoever took the last batch may have been busy with it
+            self._began_s = time.monotonic()
         if isinstance(prepared, Failure):
             self.failures.append((tag, prepared))
         elif prepared.pixels is None:

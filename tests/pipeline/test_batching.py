@@ -170,6 +170,17 @@ def test_a_batch_that_takes_long_to_fill_is_given_as_it_is(
     assert [batch.tags for batch in stream] == [(0, 1, 2), (3, 4, 5)]
 
 
+def test_a_batch_is_full_however_long_the_one_before_it_took_to_be_classified(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "PATIENCE_S", 0.2)
+    taken = []
+    for batch in run(good(*range(6)), pool, batch_size=3):
+        taken.append(batch.tags)
+        time.sleep(0.4)
+    assert taken == [(0, 1, 2), (3, 4, 5)]
+
+
 def test_a_bug_ends_the_stream_and_cancels_what_waits() -> None:
     read_after = threading.Event()
     held = threading.Event()
