@@ -75,7 +75,7 @@ def _flower_port(port: int) -> Finding:
 def _answer(host: str, port: int) -> int:
     """Ask for the page that shows the workers, and give HTTP's status; 0 where nothing of the kind listens."""
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/workers", timeout=PATIENCE_S) as told:
+        with DIRECTLY.open(f"http://{host}:{port}/workers", timeout=PATIENCE_S) as told:
             return int(told.status)
     except urllib.error.HTTPError as refused:
         with refused:
