@@ -71,7 +71,7 @@ def _measure(database: str, asked: argparse.Namespace) -> Iterator[rows.Row]:
 
 @contextmanager
 def _made(database: str) -> Iterator[sessionmaker[Session]]:
-    with ledgers.running(database) as url, ledgers.connected(url) as sessions:
+    with ledgers.running(database) as url, session.connected(url) as sessions:
         yield sessions
 
 

@@ -31,16 +31,6 @@ def running(database: str) -> Iterator[str]:
                 yield _made(server.url("ledger"))
 
 
-@contextmanager
-def connected(url: str) -> Iterator[sessionmaker[Session]]:
-    """Connect to a ledger for as long as it is needed."""
-    sessions = session.connect(url)
-    try:
-        yield sessions
-    finally:
-        session.engine_of(sessions).dispose()
-
-
 def size_bytes(sessions: sessionmaker[Session]) -> int:
     """Measure the database on disk: its file once the log is written back, or all that its server keeps of it."""
     engine = session.engine_of(sessions)
@@ -64,7 +54,7 @@ def _made(url: str) -> str:
         model=MODEL, arch="tiny", num_classes=10, reference="file:///nowhere", sha256="0" * 64, source="demo",
         parent_id=None, metrics={}, num_parameters=1,
     )  # fmt: skip
-    with connected(url) as sessions, session.transaction(sessions) as transaction:
+    with session.connected(url) as sessions, session.transaction(sessions) as transaction:
         registered = registry.register(transaction, version)
         registry.promote(transaction, MODEL, registered.id, seen_epoch=0, who="bench", reason="")
     return url

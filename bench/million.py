@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import ledgers, memory, rows, work
+from db import session
 from worker import manifests
 from worker.client import Client, ClientError
 from worker.messages import Receipt
@@ -114,7 +115,7 @@ def _submit(stack: Stack, client: Client, manifest: Path, num_items: int) -> Run
             for process, size in ({"client": memory.own()} | memory.of(stack)).items():
                 run.resident_mb[process].append(size)
 
-    with ledgers.connected(stack.settings.database_url) as sessions:
+    with session.connected(stack.settings.database_url) as sessions:
         before = ledgers.size_bytes(sessions)
         started_s = time.perf_counter()
         receipt: Receipt = client.submit_manifest(manifest, model=ledgers.MODEL, on_sent=look)

@@ -222,10 +222,11 @@ def running(name: str, cache: Path) -> Iterator[Queue]:
         if name == "imagemill":
             timing = {"lease_s": SILENT_S, "sweep_s": 1.0}
             network = builders.tiny_network(10)
-            with stacks.running(digits.ARCH, network, 10, processes=NUM_WORKERS, **timing) as bench:
-                sessions = session.connect(bench.stack.settings.database_url)
+            with (
+                stacks.running(digits.ARCH, network, 10, processes=NUM_WORKERS, **timing) as bench,
+                session.connected(bench.stack.settings.database_url) as sessions,
+            ):
                 yield _Ours(bench, sessions, Path(folder))
-                session.engine_of(sessions).dispose()
             return
         environment = environments.make(f"queue_{name}", cache)
         with Stack(settings=Settings(home=Path(folder)).resolved()) as stack:

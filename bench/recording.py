@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session, sessionmaker
 
 from bench import bulk, ledgers, rows, work
+from db import session
 
 #: How each database takes rows in bulk.
 PEERS = {"sqlite": "executemany", "postgresql": "COPY"}
@@ -45,7 +46,7 @@ def _measure(database: str, num_shards: int, asked: argparse.Namespace) -> Itera
     num_rows = asked.shard_size * num_shards
     num_items = asked.rows // num_rows * num_rows
     ours, making, ready = [], [], []
-    with ledgers.running(database) as url, ledgers.connected(url) as sessions:
+    with ledgers.running(database) as url, session.connected(url) as sessions:
         for _ in range(asked.rounds):
             shards = list(work.claimed(sessions, num_items, shard_size=asked.shard_size))
             chunks = [shards[start : start + num_shards] for start in range(0, len(shards), num_shards)]

@@ -100,6 +100,16 @@ def connect(url: str) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False, execution_options=_UNTRACKED)
 
 
+@contextmanager
+def connected(url: str) -> Iterator[sessionmaker[Session]]:
+    """Connect, as `connect` does, for as long as it is needed."""
+    sessions = connect(url)
+    try:
+        yield sessions
+    finally:
+        engine_of(sessions).dispose()
+
+
 def engine_of(sessions: sessionmaker[Session]) -> Engine:
     """Give the engine a session factory draws its connections from."""
     engine = sessions.kw["bind"]

@@ -228,16 +228,13 @@ def restore(settings: Settings, file: Path, *, replaces: bool, show: Show) -> Re
                 f"{file} is of a newer release (schema {archive.manifest.revision}): restore it with that one."
             )
         settings.home.mkdir(parents=True, exist_ok=True)
-        sessions = session.connect(settings.database_url)
-        try:
+        with session.connected(settings.database_url) as sessions:
             _refuse_unless_free(sessions, settings.store, replaces=replaces)
             moves = Moves(old=archive.manifest.store, new=settings.store.rstrip("/"))
             _write_files(archive, moves, show)
             with session.transaction(sessions) as transaction:
                 _write_rows(archive, transaction.connection(), moves, show)
             return _proved(sessions, archive.manifest, show)
-        finally:
-            session.engine_of(sessions).dispose()
 
 
 def _refuse_unless_free(sessions: sessionmaker[Session], store: str, *, replaces: bool) -> None:

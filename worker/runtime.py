@@ -33,12 +33,9 @@ Owned = TypeVar("Owned")
 @contextmanager
 def ledger(settings: Settings) -> Iterator[sessionmaker[Session]]:
     """Connect to the ledger for as long as a command runs. Raises `LedgerError`."""
-    sessions = session.connect(settings.database_url)
-    try:
+    with session.connected(settings.database_url) as sessions:
         migrate.check(sessions)
         yield sessions
-    finally:
-        session.engine_of(sessions).dispose()
 
 
 def open_ledger(settings: Settings) -> sessionmaker[Session]:

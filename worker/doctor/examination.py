@@ -5,7 +5,7 @@ Knows nothing of how one thing is looked at. What does not answer is a finding, 
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from celery import Celery
@@ -72,7 +72,7 @@ def _broker(app: Celery, settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(settings: Settings) -> Iterator[Finding]:
-    with _sessions(settings) as sessions:
+    with session.connected(settings.database_url) as sessions:
         yield from ledger.place(settings.database_url)
         schema = ledger.schema(sessions)
         yield schema
@@ -93,12 +93,3 @@ def _versions(sessions: sessionmaker[Session]) -> Iterator[Finding]:
 def _clock_s(sessions: sessionmaker[Session]) -> float:
     with session.reading(sessions) as reading:
         return session.clock(reading)
-
-
-@contextmanager
-def _sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
-    sessions = session.connect(settings.database_url)
-    try:
-        yield sessions
-    finally:
-        session.engine_of(sessions).dispose()
