@@ -25,7 +25,7 @@ from pipeline.errors import StoreUnreachable
 
 #: read at once of a file that may be large
 PIECE_BYTES = 1 << 20
-#: what a folder is called until it is whole: its name between a dot and a word of its writer's own
+#: what a folder or a file is called until it is whole: its name between a dot and a word of its writer's own
 _TEMPORARY = ".{name}.{word}"
 #: seconds after which what a killed writer left is removed: no folder takes that long to be written
 ABANDONED_S = 3600.0
@@ -57,6 +57,21 @@ def read_file(address: str, name: str) -> bytes | None:
         return None
     except Exception as error:  # as above
         raise StoreUnreachable(f"{address}/{name} could not be read: {error}.") from error
+
+
+@contextmanager
+def written(file: Path) -> Iterator[BinaryIO]:
+    """Open a file of this machine to be written whole or not at all, over what may be there; raise OSError."""
+    # By a word of our own: a process id is another process's too, in the next container.
+    temporary = file.with_name(_TEMPORARY.format(name=file.name, word=secrets.token_hex(8)))
+    try:
+        with temporary.open("xb") as opened:
+            yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -93,7 +108,10 @@ def copy_in(address: str, source: BinaryIO) -> None:
     filesystem, file = _open_store(address)
     try:
         if isinstance(filesystem, LocalFileSystem):
-            _copy_and_rename(Path(file), source)
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            with written(Path(file)) as opened:
+                shutil.copyfileobj(source, opened, PIECE_BYTES)
+            _sync(Path(file).parent)
         else:
             with filesystem.open(file, "wb") as opened:
                 shutil.copyfileobj(source, opened, PIECE_BYTES)
@@ -174,20 +192,6 @@ def _sweep(parent: Path) -> None:
         with suppress(FileNotFoundError):  # another writer sweeps, too
             if left.stat().st_mtime < time.time() - ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _copy_and_rename(file: Path, source: BinaryIO) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.{secrets.token_hex(8)}"
-    try:
-        with temporary.open("xb") as opened:
-            shutil.copyfileobj(source, opened, PIECE_BYTES)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(file.parent)
 
 
 def _rename(temporary: Path, folder: Path) -> None:

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import secrets
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from pipeline import stores
 from worker.errors import BackupDamaged, BackupRefused
 
 #: layout of the archive; raised when an older reader would misread it
@@ -97,19 +97,12 @@ def writing(file: Path, manifest: Manifest) -> Iterator[Writer]:
     """Write an archive beside `file`, and give it that name once it is whole. Raises `BackupRefused` if it exists."""
     if file.exists():
         raise BackupRefused(f"{file} exists; a backup is never written over: give another name.")
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as opened:
-            os.fchmod(opened.fileno(), 0o600)  # it holds what the ledger holds
-            with tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                writer = Writer(tar, manifest)
-                yield writer
-                writer.finish()
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.rename(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with stores.written(file) as opened:
+        os.fchmod(opened.fileno(), 0o600)  # it holds what the ledger holds
+        with tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            writer = Writer(tar, manifest)
+            yield writer
+            writer.finish()
 
 
 class Reader:

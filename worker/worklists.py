@@ -4,13 +4,13 @@ Knows nothing of why an image was suggested. What comes back is read by `label_f
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from pipeline import stores
 from worker import label_studio, manifests
 from worker.label_studio import Project
 from worker.manifests import ManifestInvalid
@@ -47,14 +47,11 @@ def write(entries: Iterable[Entry], file: Path, form: str, *, version: str, proj
     Raises `ManifestInvalid`, also for files of this machine that Label Studio is not told how to open.
     """
     text = _jsonl(entries) if form == "jsonl" else _tasks(entries, version, project)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        with stores.written(file) as opened:
+            opened.write(text.encode())
     except OSError as wrong:
         raise ManifestInvalid(f"{file} cannot be written: {wrong.strerror}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _jsonl(entries: Iterable[Entry]) -> str:

@@ -6,16 +6,14 @@ Knows nothing of what they mean.
 
 from __future__ import annotations
 
-import os
 import pickle
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from pipeline import failpoints
+from pipeline import failpoints, stores
 
 #: the state to go on from, and the best network so far, which is written only when it changes
 STATE, BEST = "state.pt", "best-{number:05}.pt"
@@ -41,17 +39,9 @@ def keep_best(folder: Path, number: int) -> None:
 def save(file: Path, content: Mapping[str, object]) -> None:
     """Write tensors and plain values to a file, whole or not at all; raise OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # By a word of our own: a process id is another process's too, in the next container.
-    temporary = file.with_suffix(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("wb") as opened:
-            _write(opened, content)
-            failpoints.reach("mid_state_write")
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with stores.written(file) as opened:
+        _write(opened, content)
+        failpoints.reach("mid_state_write")
     failpoints.reach("after_state_rename")
 
 

@@ -3,11 +3,8 @@
 Knows nothing of how it is used. The weights are written last and renamed, so a file that is there is whole.
 """
 
-import os
-import secrets
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -16,7 +13,7 @@ import torch
 from torch import Tensor
 
 from db import runs, session
-from pipeline import errors, failpoints
+from pipeline import errors, failpoints, stores
 from pipeline.learning import evaluation
 from pipeline.learning.recipes import Settled
 from worker.learning.material import Material
@@ -42,7 +39,10 @@ def keep(workshop: Workshop, run_id: int, trained: Trained) -> dict[str, Any]:
     packed = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    _write(folder / FILE, safetensors.torch.save(packed))
+    with stores.written(folder / FILE) as opened:
+        opened.write(safetensors.torch.save(packed))
+        failpoints.reach("mid_trained_write")
+    failpoints.reach("after_trained_rename")
     return {
         "strategy": chosen.strategy,
         "reason": trained.reason,
@@ -90,18 +90,6 @@ def sweep(workshop: Workshop) -> None:
         over = runs.ended(reading, [int(folder.name) for folder in kept])
     for run_id in over:
         forget(workshop, run_id)
-
-
-def _write(file: Path, data: bytes) -> None:
-    # By a word of our own: whoever lost the run, and does not know it yet, may be writing, too.
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    with partial.open("xb") as opened:
-        opened.write(data)
-        failpoints.reach("mid_trained_write")
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
-    failpoints.reach("after_trained_rename")
 
 
 def _as_dict(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:
