@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -27,11 +27,16 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, help="what benchmarks wrote with --json")
     parser.add_argument("--page", type=Path, default=PAGE)
     asked = parser.parse_args()
-    before, _, rest = asked.page.read_text().partition(BEGINS)
-    _, _, after = rest.partition(ENDS)
-    written = "\n".join(_tables(asked.files))
-    asked.page.write_text(f"{before}{BEGINS}\n{written}\n{ENDS}{after}")
+    write_between(asked.page, BEGINS, ENDS, _tables(asked.files))
     return 0
+
+
+def write_between(page: Path, begins: str, ends: str, lines: Iterable[str]) -> None:
+    """Put lines in the place of what stands between two marks of a page."""
+    before, _, rest = page.read_text().partition(begins)
+    _, _, after = rest.partition(ends)
+    written = "\n".join(lines)
+    page.write_text(f"{before}{begins}\n{written}\n{ends}{after}")
 
 
 def _tables(files: Sequence[Path]) -> Iterator[str]:

@@ -23,10 +23,15 @@ def read_card(reference: str, sha256: str | None) -> bytes:
     data = stores.read_file(reference, CARD)
     if data is None:
         raise CheckpointBroken(f"There is no checkpoint at {reference}: it has no {CARD}.")
-    given = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and given != sha256:
-        raise CheckpointBroken(f"{CARD} of {reference} was changed: its sha256 is {given}, not {sha256}.")
+    if sha256 is not None:
+        compare(CARD, reference, hashlib.sha256(data).hexdigest(), sha256)
     return data
+
+
+def compare(name: str, reference: str, given: str, sealed: str) -> None:
+    """Raise CheckpointBroken unless a file's hash is the one that seals it."""
+    if given != sealed:
+        raise CheckpointBroken(f"{name} of {reference} was changed: its sha256 is {given}, not {sealed}.")
 
 
 def check(reference: str, sha256: str) -> None:
@@ -36,5 +41,4 @@ def check(reference: str, sha256: str) -> None:
         given = stores.hash_file(reference, name)
         if given is None:
             raise CheckpointBroken(f"{name} of {reference} is missing.")
-        if given != card[sealed_by]:
-            raise CheckpointBroken(f"{name} of {reference} was changed: its sha256 is {given}, not {card[sealed_by]}.")
+        compare(name, reference, given, card[sealed_by])

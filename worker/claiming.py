@@ -48,16 +48,7 @@ def claim_more(
     """Claim others that wait for the same version, if any does."""
     if not shards.is_any_waiting(transaction, [first.model]):
         return []
-    return leases.claim_waiting(
-        transaction,
-        model=first.model,
-        version_id=version.id,
-        follows_latest=_serves(transaction, version),
-        max_items=station.claim_items,
-        owner=station.owner,
-        lease_s=station.lease_s,
-        untried=True,
-    )
+    return _claim_waiting(station, transaction, version, _serves(transaction, version), max_items=station.claim_items)
 
 
 def claim_urgent(station: Station, version: registry.Version) -> tuple[list[leases.Claim], bool]:
@@ -76,18 +67,30 @@ def claim_urgent(station: Station, version: registry.Version) -> tuple[list[leas
     if len(others) == len(waiting):
         return [], is_called_away
     with session.transaction(station.sessions) as transaction:
-        claims = leases.claim_waiting(
-            transaction,
-            model=version.model,
-            version_id=version.id,
-            follows_latest=serves,
-            max_items=station.batch_size,
-            owner=station.owner,
-            lease_s=station.lease_s,
-            untried=True,
-            urgent=True,
-        )
+        claims = _claim_waiting(station, transaction, version, serves, max_items=station.batch_size, urgent=True)
     return claims, is_called_away
+
+
+def _claim_waiting(
+    station: Station,
+    transaction: Session,
+    version: registry.Version,
+    serves: bool,
+    *,
+    max_items: int,
+    urgent: bool = False,
+) -> list[leases.Claim]:
+    return leases.claim_waiting(
+        transaction,
+        model=version.model,
+        version_id=version.id,
+        follows_latest=serves,
+        max_items=max_items,
+        owner=station.owner,
+        lease_s=station.lease_s,
+        untried=True,
+        urgent=urgent,
+    )
 
 
 def _serves(reading: Session, version: registry.Version) -> bool:

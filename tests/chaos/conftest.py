@@ -18,14 +18,6 @@ def is_full(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--full"))
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A short folder of this test's own: a socket's name must fit in 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="im-chaos-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture(scope="session")
 def mill() -> Iterator[Mill]:
     """A stack on SQLite, shared by the trials that leave it as they found it."""

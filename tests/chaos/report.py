@@ -15,6 +15,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.report import write_between
 from tests.chaos.rows import Row
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -29,10 +30,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, help="what IMAGEMILL_TEST_CHAOS_JSON named")
     parser.add_argument("--page", type=Path, default=PAGE)
     asked = parser.parse_args()
-    before, _, rest = asked.page.read_text().partition(BEGINS)
-    _, _, after = rest.partition(ENDS)
-    written = "\n".join(table(read(asked.files)))
-    asked.page.write_text(f"{before}{BEGINS}\n{written}\n{ENDS}{after}")
+    write_between(asked.page, BEGINS, ENDS, table(read(asked.files)))
     return 0
 
 

@@ -28,14 +28,6 @@ def mill(request: pytest.FixtureRequest) -> Iterator[Mill]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A short folder of this test's own: a socket's name must fit in 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="im-home-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture(scope="session")
 def imagemill() -> list[str]:
     """The command line, as a process of its own."""
