@@ -21,12 +21,10 @@ _SCRIPTS = Path(__file__).with_name("migrations")
 
 def upgrade(url: str) -> None:
     """Bring a database to `head()`; safe to run at once from several processes; raises LedgerUnreachable."""
-    engine = database.engine_of(database.connect(url))
-    try:
+    with database.connected(url) as sessions:
+        engine = database.engine_of(sessions)
         with database.reaching(engine), engine.begin() as connection:
             upgrade_within(connection, "head")
-    finally:
-        engine.dispose()
 
 
 def upgrade_within(connection: Connection, revision: str) -> None:

@@ -2,7 +2,6 @@ import json
 from operator import itemgetter
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
@@ -64,9 +63,7 @@ def test_the_migrations_and_the_models_agree_on_every_constraint(empty, empty_da
 
 def upgrade_to(sessions, revision):
     with database.engine_of(sessions).begin() as connection:
-        config = migrate._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        migrate.upgrade_within(connection, revision)
 
 
 def test_what_the_first_release_wrote_is_there_after_the_second(empty, empty_database_url):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from alembic import command
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import migrate, registry, session
@@ -237,9 +236,7 @@ def test_an_old_python_matters_where_references_are_fetched_over_http(
 def test_a_ledger_of_another_release_is_unsafe(empty_database_url: str) -> None:
     sessions = session.connect(empty_database_url)
     with session.engine_of(sessions).begin() as connection:
-        config = migrate._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
+        migrate.upgrade_within(connection, "0003")
     found = ledger.schema(sessions)
     assert (found.severity, found.mend) == (Severity.UNSAFE, "imagemill db upgrade")
     migrate.upgrade(empty_database_url)
