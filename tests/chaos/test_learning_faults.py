@@ -110,6 +110,8 @@ def test_21_a_run_killed_at_every_place_of_its_checkpoints_ends_once_and_all_tha
     recovery_s: list[float] = []
     asked: list[int] = []
     for seed in range(num_runs):
+        # New labels for each: where the same network comes of it, its checkpoint is there and nothing is written.
+        school.teach(PETS, 1, first=100 + seed)
         asked.append(school.ask(strategy="last_stage", seed=seed).id)
         recovery_s += kill_at(school, points, places, asked[-1], before=f"{MODEL}:1", after=f"{MODEL}:{seed + 2}")
         if seed + 1 < num_runs:

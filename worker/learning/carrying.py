@@ -59,17 +59,31 @@ def carry_out(workshop: Workshop, watch: Watch) -> str:
             runs.release(transaction, run.id, run.fence)
         return f"given back in step {carrying.step}: this worker is being stopped"
     except (Lost, db_errors.RunLost):
-        return f"lost in step {carrying.step}: somebody else has it now"
+        return _lost(carrying)
     except (db_errors.LedgerUnreachable, SQLAlchemyError):
         raise
     except Exception as wrong:  # a run has a final state, whatever went wrong in it
-        failure = failure_of(wrong)
-        log.log(logging.ERROR, "run %s failed: %s", run.id, failure.message, exc_info=failure.is_unexpected)
-        return _end(carrying, "failed", failure)
+        return _fail(carrying, wrong)
     with session.transaction(workshop.sessions) as transaction:
         runs.end(transaction, run.id, run.fence, state="succeeded", verdict=verdict)
     keeping.forget(workshop, run.id)
     return verdict
+
+
+def _lost(carrying: "Carrying") -> str:
+    return f"lost in step {carrying.step}: somebody else has it now"
+
+
+def _fail(carrying: "Carrying", wrong: Exception) -> str:
+    """End the run as failed, unless it failed because another, who has it now, swept away what it wrote."""
+    failure = failure_of(wrong)
+    try:
+        told = _end(carrying, "failed", failure)
+    except db_errors.RunLost:
+        return _lost(carrying)
+    traceback = wrong if failure.is_unexpected else None
+    log.error("run %s failed: %s", carrying.run.id, failure.message, exc_info=traceback)
+    return told
 
 
 def _end(carrying: "Carrying", state: Literal["failed", "cancelled"], failure: "Failure | None" = None) -> str:
