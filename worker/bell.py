@@ -3,12 +3,17 @@
 Knows nothing of SQL's or torch's doings; the message names a shard and nothing else.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from db.bells import Bell
 from worker import messages
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which a look at drift is not worth having any more: the next tick asks again.
 DRIFT_EXPIRES_S = 60.0
@@ -41,13 +46,19 @@ def num_ringing(app: Celery, queues: Iterable[str]) -> dict[str, int]:
 def _send(
     app: Celery, task: str, queue: str, kwargs: Mapping[str, object], shown: str, *, expires_s: float | None = None
 ) -> None:
-    """Send a message whose answer nobody waits for; `shown` is its text in Flower."""
-    app.send_task(
-        task,
-        kwargs=dict(kwargs),
-        queue=queue,
-        argsrepr="()",
-        kwargsrepr=shown,
-        ignore_result=True,
-        expires=expires_s,
-    )
+    """Send a message whose answer nobody waits for; `shown` is its text in Flower.
+
+    What it would say is in the ledger: where Redis is away or full, the sweep rings again, and nothing has failed.
+    """
+    try:
+        app.send_task(
+            task,
+            kwargs=dict(kwargs),
+            queue=queue,
+            argsrepr="()",
+            kwargsrepr=shown,
+            ignore_result=True,
+            expires=expires_s,
+        )
+    except (OperationalError, RedisError, OSError) as away:
+        log.warning("no bell for %s, the sweep rings again: %s", shown, away)

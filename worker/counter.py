@@ -3,15 +3,19 @@
 Knows nothing of SQL. Celery hands a child one message at a time; taken together, submissions share a transaction.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
+from redis.exceptions import RedisError
 
 from worker import envelopes, intake, messages
 from worker.messages import Notice, Receipt, Refusal, Reply
+
+log = logging.getLogger(__name__)
 
 #: Messages taken at once, at most.
 MAX_TAKEN = 100
@@ -60,12 +64,16 @@ def take_waiting(app: Celery) -> list[Question]:
     One that is taken counts as acknowledged, as intake's are from the start: whoever asked asks again.
     """
     redis, queue = app.backend.client, f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}"
-    taken = redis.rpop(queue, MAX_TAKEN) or ()
-    read = [(raw, _read(raw)) for raw in taken]
-    # The oldest is at the right end, and was taken first.
-    others = [raw for raw, question in reversed(read) if question is None]
-    if others:
-        redis.rpush(queue, *others)
+    try:
+        taken = redis.rpop(queue, MAX_TAKEN) or ()
+        read = [(raw, _read(raw)) for raw in taken]
+        # The oldest is at the right end, and was taken first.
+        others = [raw for raw, question in reversed(read) if question is None]
+        if others:
+            redis.rpush(queue, *others)
+    except (RedisError, OSError) as away:
+        log.warning("what waits behind this message waits on: %s", away)
+        return []
     return [question for _, question in read if question is not None]
 
 
@@ -88,14 +96,17 @@ def answer(app: Celery, served: Iterable[Served]) -> None:
         "children": [],
         "date_done": datetime.now(UTC).isoformat(),
     }
-    with backend.client.pipeline(transaction=False) as pipe:
-        for one in served:
-            if not one.question.ignores_answer:
-                key, reply = backend.get_key_for_task(one.question.id), messages.reply_as_json(one.reply)
-                stored = backend.encode(done | {"result": reply, "task_id": one.question.id})
-                pipe.set(key, stored, ex=backend.expires)
-                pipe.publish(key, stored)
-        pipe.execute()
+    try:
+        with backend.client.pipeline(transaction=False) as pipe:
+            for one in served:
+                if not one.question.ignores_answer:
+                    key, reply = backend.get_key_for_task(one.question.id), messages.reply_as_json(one.reply)
+                    stored = backend.encode(done | {"result": reply, "task_id": one.question.id})
+                    pipe.set(key, stored, ex=backend.expires)
+                    pipe.publish(key, stored)
+            pipe.execute()
+    except (RedisError, OSError) as away:
+        log.warning("answers are lost, and will be asked for again: %s", away)
 
 
 def _look(desk: intake.Desk, question: Question) -> Served:

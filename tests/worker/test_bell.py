@@ -2,8 +2,10 @@
 
 import json
 import uuid
+from pathlib import Path
 
 import celery
+import pytest
 from redis import Redis
 
 from db.bells import Bell
@@ -26,6 +28,15 @@ def test_bells_wait_in_the_queue_of_their_model_and_priority(redis_url: str) -> 
         sent = json.loads(redis.lpop(f"{messages.KEY_PREFIX}{interactive}"))
     assert sent["headers"]["task"] == messages.CLASSIFY
     assert sent["headers"]["kwargsrepr"] == f"shard 9, job {ids['job_id']}, 40 items"
+    mill.close()
+
+
+def test_a_bell_that_redis_does_not_take_fails_nothing_for_the_ledger_knows_that_work_waits(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mill = app.create_app(Settings(broker_url=f"redis+socket://{home}/nobody.sock").resolved())
+    bell.ring_run(mill, 7)
+    assert "no bell for run 7, the sweep rings again" in caplog.text
     mill.close()
 
 

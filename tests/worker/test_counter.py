@@ -69,13 +69,23 @@ def test_quick_messages_are_taken_and_the_others_wait_as_before(mill: celery.Cel
     assert counter.take_waiting(mill) == []
 
 
+def test_a_redis_that_goes_away_between_two_messages_fails_neither(home: Path) -> None:
+    mill = app.create_app(Settings(broker_url=f"redis+socket://{home}/nobody.sock").resolved())
+    assert counter.take_waiting(mill) == []
+    asked = counter.Served(question=question(messages.STATUS), reply=Refusal(kind="unknown_job", message="None such."))
+    counter.answer(mill, [asked])
+    mill.close()
+
+
 def test_arguments_without_names_and_unknown_ones_are_left_to_celery(mill: celery.Celery) -> None:
     for how in ({"args": ["x"]}, {"kwargs": {"job_id": "x", "jobid": "y"}}):
         mill.send_task(messages.STATUS, queue=messages.INTAKE_QUEUE, **how)
     assert counter.take_waiting(mill) == []
 
 
-@pytest.mark.parametrize("task", [intake_tasks.status, intake_tasks.results, intake_tasks.cancel], ids=str)
+@pytest.mark.parametrize(
+    "task", [intake_tasks.status, intake_tasks.results, intake_tasks.cancel], ids=("status", "results", "cancel")
+)
 def test_a_tasks_arguments_may_come_without_names_and_unknown_ones_are_refused(task: celery.Task) -> None:
     assert inspect.signature(task.run).bind("x").arguments == {"job_id": "x"}
     with pytest.raises(TypeError):

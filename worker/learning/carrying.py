@@ -62,7 +62,7 @@ def carry_out(workshop: Workshop, watch: Watch) -> str:
         return _lost(carrying)
     except (db_errors.LedgerUnreachable, SQLAlchemyError):
         raise
-    except Exception as wrong:  # a run has a final state, whatever went wrong in it
+    except Exception as wrong:  # noqa: BLE001 - a run has a final state, whatever went wrong in it
         return _fail(carrying, wrong)
     with session.transaction(workshop.sessions) as transaction:
         runs.end(transaction, run.id, run.fence, state="succeeded", verdict=verdict)
