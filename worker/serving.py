@@ -188,6 +188,7 @@ class _Sitting:
             pool=station.pool,
             lookahead=BATCHES_AHEAD * station.batch_size,
             spent=self.spent,
+            per_host=station.per_host,
         )
 
     def give_back(self, *, forgive: bool) -> None:
