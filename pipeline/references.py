@@ -67,6 +67,11 @@ def is_remote(reference: str) -> bool:
     return bool(separator) and scheme not in LOCAL_SCHEMES
 
 
+def host_of(reference: str) -> str | None:
+    """Give the host of an https:// reference, which may be slow on its own account; None for all others."""
+    return urls.host_of(reference)
+
+
 def fetch(reference: str, roots: Roots, *, max_bytes: int) -> bytes:
     """Read what `reference` points at, at most `max_bytes`; raise ItemUnfetchable."""
     if "\0" in reference:

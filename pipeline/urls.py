@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import unquote, urljoin
 
 from pipeline.errors import ItemUnfetchable
+from pipeline.hosts import Hosts
 
 SCHEME = "https"
 #: the root that allows every public host, on port 443
@@ -101,6 +102,14 @@ def is_url(reference: str) -> bool:
     return reference.startswith(f"{SCHEME}://")
 
 
+def host_of(reference: str) -> str | None:
+    """Give the host that a reference leads to first; None if it is read elsewhere, or leads nowhere."""
+    try:
+        return _place(reference).host if is_url(reference) else None
+    except ItemUnfetchable:
+        return None
+
+
 def root(text: str) -> str:
     """Read a root: https://*, or a host with perhaps a port and a folder. Raise ValueError."""
     if text.rstrip("/") == ANY_HOST:
@@ -118,7 +127,9 @@ def fetch(url: str, roots: Sequence[str], *, max_bytes: int) -> bytes:
     give_up_s = time.monotonic() + TOTAL_S
     try:
         for _ in range(1 + MAX_REDIRECTS):
-            found = _ask(_allowed(url, roots), give_up_s, max_bytes)
+            place = _allowed(url, roots)
+            with _hosts().asking(place.host):
+                found = _ask(place, give_up_s, max_bytes)
             if isinstance(found, bytes):
                 return found
             url = _redirected(url, found)
@@ -217,13 +228,14 @@ def _looked_up(place: Place, give_up_s: float) -> list[tuple[int, Any]]:
 
 def _connected(place: Place, give_up_s: float) -> socket.socket:
     """Connect to the addresses that were checked, never to the name: a second look-up could say something else."""
+    last: OSError | None = None
     for family, address in _addresses(place, give_up_s):
         try:
             return _connection(family, address, min(CONNECT_S, _left(give_up_s)))
-        except OSError:  # the next one may answer
-            continue
+        except OSError as error:  # the next one may answer
+            last = error
     _left(give_up_s)
-    raise _unreachable()
+    raise _unreachable() from last
 
 
 def _connection(family: int, address: Any, timeout_s: float) -> socket.socket:
@@ -272,6 +284,11 @@ def _proved(connection: socket.socket, place: Place, give_up_s: float) -> ssl.SS
         raise
     except OSError as error:
         raise _unreachable() from error
+
+
+@functools.cache
+def _hosts() -> Hosts:
+    return Hosts()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, islice
 from pathlib import Path
@@ -64,10 +64,20 @@ POLL_S = (0.02, 0.5)
 #: The same for who only wants to hear how it ended, and listens in between.
 LISTEN_S = (1.0, 5.0)
 
+#: Seconds that a connection to Redis, and each command to it, may take.
+COMMAND_S = 2.0
+#: One attempt of kombu's: how often is decided here, where it is known how long the caller waits. Its own come to 41 s.
+ATTEMPT = {"socket_timeout": COMMAND_S, "socket_connect_timeout": COMMAND_S, "max_retries": 0}
+#: Seconds before a command that Redis did not take is tried anew, on a new connection; after the last it is away.
+REACH_PAUSES_S = (0.2, 0.5)
+#: The moment that never comes.
+NEVER_S = float("inf")
+
 #: What a broker that is away, or that turns us away, raises.
 BROKER_ERRORS = (OperationalError, RedisError, ConnectionError, OSError)
 
-
+#: What Redis answers.
+Reached = TypeVar("Reached")
 #: What a caller names an image by: a reference, or its bytes.
 Given = TypeVar("Given", str, bytes)
 
@@ -123,7 +133,8 @@ class _Question:
 class Client:
     """Hands images to imagemill and asks what became of them.
 
-    `timeout_s` bounds each exchange with intake, in seconds.
+    `timeout_s` bounds each exchange with intake, in seconds. A Redis that is away, or that takes what is sent and never
+    answers, is told of as `BrokerUnreachable` within ten seconds; no other bound is passed by more than `COMMAND_S`.
     """
 
     def __init__(self, broker_url: str, *, timeout_s: float = 60.0) -> None:
@@ -133,12 +144,12 @@ class Client:
         self._app = Celery("imagemill-client", set_as_current=False)
         self._app.conf.update(
             broker_url=broker_url,
-            broker_transport_options=transport_options(),
+            broker_transport_options=transport_options() | ATTEMPT,
             accept_content=["json"],
-            broker_connection_timeout=5,
-            redis_socket_timeout=10.0,
-            redis_socket_connect_timeout=5.0,
-            task_publish_retry_policy={"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
+            broker_connection_timeout=COMMAND_S,
+            redis_socket_timeout=COMMAND_S,
+            redis_socket_connect_timeout=COMMAND_S,
+            task_publish_retry=False,
         )
         backend, url = backends.by_url(broker_url, self._app.loader)
         self._replies = backend(app=self._app, url=url)
@@ -210,7 +221,7 @@ class Client:
         self, source: manifests.Source, *, timeout_s: float | None = None, **options: Any
     ) -> list[Result]:
         """Submit a job, wait, and give all outcomes in order. As `classify`."""
-        give_up_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        give_up_s = _in(timeout_s)
         options.setdefault("priority", INTERACTIVE)
         notice = self._submit_and_hear(source, options, give_up_s)
         if notice.refused is not None:
@@ -220,7 +231,7 @@ class Client:
             status, results = self._hear_end(notice.receipt.job_id, give_up_s)
         if status is None or not status.is_final or status.num_done < status.num_items:
             raise Unfinished(status.job_id if status else notice.job_id, status)
-        return results or list(self.results(status.job_id))
+        return results or list(self._results(status.job_id, give_up_s))
 
     def status(self, job_id: str) -> JobStatus:
         """Ask how far a job is."""
@@ -235,10 +246,10 @@ class Client:
     ) -> JobStatus:
         """Wait until the job has ended, or for `timeout_s` seconds, and give its last status.
 
-        A broker that goes away meanwhile is waited for as long as any answer is, `self.timeout_s`.
+        A broker that goes away meanwhile is waited for as long as any answer is, `self.timeout_s`. If no status was
+        heard by then, raises `BrokerUnreachable` or `NotAcknowledged`.
         """
-        give_up_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-        return self._hear_end(job_id, give_up_s, on_progress)[0]
+        return self._hear_end(job_id, _in(timeout_s), on_progress)[0]
 
     def _submit_and_hear(self, source: manifests.Source, options: dict[str, Any], give_up_s: float) -> Notice:
         """Submit, and give the first that is heard of it: how it ended, or the receipt of what is not new."""
@@ -248,14 +259,13 @@ class Client:
             receipt = self._send_all(header, source)
             return Notice(job_id=receipt.job_id, receipt=receipt)
         question = _Question(task=SUBMIT, payload=small.as_json(), is_answered=False)
-        impatient_s = time.monotonic() + self.timeout_s
-        with self._reaching():
-            listening = Listening(self._replies.client, header.job_id)
-        while (left_s := min(give_up_s, impatient_s) - time.monotonic()) > 0:
-            self._send(question)
+        last_s = min(give_up_s, time.monotonic() + self.timeout_s)
+        listening = self._reach(lambda: Listening(self._replies.client, header.job_id), last_s)
+        while (left_s := last_s - time.monotonic()) > 0:
+            self._send(question, last_s)
             notice = self._hear(listening, min(RESEND_S, left_s))
             if notice is not None:
-                with self._reaching():
+                with suppress(*BROKER_ERRORS):  # the stream ends by itself, too, and the answer is here
                     listening.close()
                 return notice
         if time.monotonic() >= give_up_s:
@@ -271,11 +281,16 @@ class Client:
         """
         pause_s, longest_s = POLL_S if on_progress else LISTEN_S
         listening: Listening | None = None
+        status: JobStatus | None = None
         while True:
             with suppress(*BROKER_ERRORS):
                 # Before the question: what ends after the answer is heard.
                 listening = listening or Listening(self._replies.client, job_id)
-            status = self._status_in_time(job_id)
+            try:
+                status = self._status_in_time(job_id, give_up_s)
+            except (BrokerUnreachable, NotAcknowledged):
+                if status is None or time.monotonic() < give_up_s:
+                    raise
             if on_progress:
                 on_progress(status)
             if status.is_final or time.monotonic() >= give_up_s:
@@ -296,21 +311,25 @@ class Client:
         time.sleep(min(within_s, POLL_S[1]))
         return None
 
-    def _status_in_time(self, job_id: str) -> JobStatus:
-        patience_ends_s = time.monotonic() + self.timeout_s
+    def _status_in_time(self, job_id: str, give_up_s: float) -> JobStatus:
+        patience_ends_s = min(give_up_s, time.monotonic() + self.timeout_s)
         while True:
             try:
-                return self.status(job_id)
+                return JobStatus(**self._ask(STATUS, {"job_id": job_id}, give_up_s))
             except BrokerUnreachable:
-                if time.monotonic() >= patience_ends_s:
+                left_s = patience_ends_s - time.monotonic()
+                if left_s <= 0:
                     raise
-                time.sleep(POLL_S[1])
+                time.sleep(min(left_s, POLL_S[1]))
 
     def results(self, job_id: str) -> Iterator[Result]:
         """Give the outcomes recorded so far, in the order of the items, a page at a time."""
+        return self._results(job_id, NEVER_S)
+
+    def _results(self, job_id: str, give_up_s: float) -> Iterator[Result]:
         after = -1
         while True:
-            page = self._ask(RESULTS, {"job_id": job_id, "after": after, "limit": PAGE_ITEMS})
+            page = self._ask(RESULTS, {"job_id": job_id, "after": after, "limit": PAGE_ITEMS}, give_up_s)
             yield from (parse_result(wire) for wire in page)
             if len(page) < PAGE_ITEMS:
                 return
@@ -350,7 +369,7 @@ class Client:
         for part in _label_parts(keyed):
             payload = Labels(model=model, images=part).as_json()
             question = _Question(task=LABELS, payload=payload, resend_s=RESEND_LABELS_S)
-            whole = whole.and_then(LabelsReceipt.parse(self._answer(self._send(question))))
+            whole = whole.and_then(LabelsReceipt.parse(self._exchange(question)))
             if on_sent:
                 on_sent(whole.num_labels)
         return whole
@@ -383,8 +402,10 @@ class Client:
 
     def ping(self) -> None:
         """Make sure that the broker answers. Raises `BrokerUnreachable`."""
-        with self._reaching(), self._app.connection_for_write(connect_timeout=5) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.1)
+        self._reach(self._ping)
+
+    def _ping(self) -> None:
+        with self._app.connection_for_write() as connection:
             connection.default_channel.client.ping()
 
     def close(self) -> None:
@@ -434,55 +455,67 @@ class Client:
         while ahead:
             yield Receipt(**self._answer(ahead.popleft()))
 
-    def _ask(self, task: str, payload: dict[str, Any]) -> Any:
-        return self._answer(self._send(_Question(task=task, payload=payload)))
+    def _ask(self, task: str, payload: dict[str, Any], give_up_s: float = NEVER_S) -> Any:
+        return self._exchange(_Question(task=task, payload=payload), give_up_s)
 
-    def _send(self, question: "_Question") -> "_Question":
-        with self._reaching():
-            self._app.send_task(
-                question.task,
-                kwargs=question.payload,
-                task_id=question.id,
-                queue=INTAKE_QUEUE,
-                ignore_result=not question.is_answered,
-                argsrepr="()",
-                kwargsrepr=_in_short(question.payload),
-            )
+    def _exchange(self, question: "_Question", give_up_s: float = NEVER_S) -> Any:
+        last_s = min(give_up_s, time.monotonic() + self.timeout_s)
+        return self._answer(self._send(question, last_s), last_s)
+
+    def _send(self, question: "_Question", last_s: float = NEVER_S) -> "_Question":
+        self._reach(lambda: self._publish(question), last_s)
         return question
 
-    def _answer(self, question: "_Question") -> Any:
+    def _publish(self, question: "_Question") -> None:
+        self._app.send_task(
+            question.task,
+            kwargs=question.payload,
+            task_id=question.id,
+            queue=INTAKE_QUEUE,
+            ignore_result=not question.is_answered,
+            argsrepr="()",
+            kwargsrepr=_in_short(question.payload),
+        )
+
+    def _answer(self, question: "_Question", give_up_s: float = NEVER_S) -> Any:
         """Wait for intake's answer, sending the same message again while there is none."""
         now_s, patience_s = time.monotonic(), question.resend_s or RESEND_S
-        give_up_s, resend_s = now_s + self.timeout_s, now_s + patience_s
+        last_s, resend_s = min(give_up_s, now_s + self.timeout_s), now_s + patience_s
         pause_s, longest_s = ANSWER_POLL_S
-        while (answer := self._read_answer(question)) is None:
+        while (answer := self._read_answer(question, last_s)) is None:
             now_s = time.monotonic()
-            if now_s >= give_up_s:
+            if now_s >= last_s:
                 raise self._not_acknowledged()
             if now_s >= resend_s:
-                self._send(question)
+                self._send(question, last_s)
                 resend_s = now_s + patience_s
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, longest_s)
         return _opened(answer)
 
-    def _read_answer(self, question: "_Question") -> dict[str, Any] | None:
+    def _read_answer(self, question: "_Question", last_s: float = NEVER_S) -> dict[str, Any] | None:
         """Read what intake stored under the message's id, once.
 
         Read by key: Celery's own waiting subscribes to a channel, and a lost connection ends the process's app.
         """
         key = self._replies.get_key_for_task(question.id)
-        with self._reaching():
-            stored = self._replies.client.getdel(key)
+        stored = self._reach(lambda: self._replies.client.getdel(key), last_s)
         answer = json.loads(stored) if stored else None
         return None if answer is None or _was_lost(answer) else answer
 
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        except BROKER_ERRORS as away:
-            raise self._unreachable(away) from None
+    def _reach(self, ask: Callable[[], Reached], last_s: float = NEVER_S) -> Reached:
+        """Ask Redis, and again where a connection was lost or nothing came back, but not after `last_s`.
+
+        What is asked may so be done twice: each message has its id, and an answer that was lost is asked for again.
+        """
+        for pause_s in (*REACH_PAUSES_S, None):
+            try:
+                return ask()
+            except BROKER_ERRORS as away:
+                if pause_s is None or time.monotonic() + pause_s >= last_s:
+                    raise self._unreachable(away) from None
+            time.sleep(pause_s)
+        raise AssertionError("the last pause is none")
 
     def _not_acknowledged(self) -> NotAcknowledged:
         return NotAcknowledged(f"Intake did not answer within {self.timeout_s:.0f} s. Is an intake worker running?")
@@ -494,6 +527,11 @@ class Client:
             f"No Redis answers at {address} ({reason}). "
             "Start the stack with `imagemill up`, or set IMAGEMILL_BROKER_URL."
         )
+
+
+def _in(timeout_s: float | None) -> float:
+    """Give the moment `timeout_s` from now."""
+    return NEVER_S if timeout_s is None else time.monotonic() + timeout_s
 
 
 def _parts(header: Submission, source: manifests.Source) -> Iterator[Submission]:

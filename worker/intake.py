@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
 from pipeline import failpoints
-from worker import inline, messages, sizing
+from worker import inline, messages, sizing, troubles
 from worker.messages import Refusal, Reply
 from worker.quotas import Overloaded, Quotas
 
@@ -326,10 +326,21 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
     if job.state not in ("accepted", "running"):
         return None
     serving = [worker for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S) if job.model in worker.models]
-    if serving:
-        troubles = [worker.message for worker in serving if worker.message]
-        return troubles[0] if troubles else None
-    return f"No classify worker serves model {job.model!r} at the moment."
+    if not serving:
+        return f"No classify worker serves model {job.model!r} at the moment."
+    version = job.version or registry.version(reading, job.model).name
+    barred = troubles.bars(reading, job.model, version)
+    return barred and f"{barred} {_mend(job, version)}"
+
+
+def _mend(job: jobs.JobView, version: str) -> str:
+    """Say what ends the wait: a pinned job is answered by its version or not at all."""
+    if job.version is None:
+        return f"The job waits; `imagemill models rollback {job.model}` lets it go on with the version before."
+    return (
+        f"The job waits for {version}: once its checkpoint is back (`imagemill restore`) it goes on by itself; or "
+        f"cancel it, and submit it again after `imagemill models rollback {job.model}`."
+    )
 
 
 def _is_whole(value: object, lowest: int, highest: int) -> TypeGuard[int]:

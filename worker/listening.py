@@ -12,8 +12,8 @@ from redis import Redis
 
 from .messages import Notice, listening_key
 
-#: Seconds that one read blocks at most: less than the connection's timeout.
-LONGEST_READ_S = 5.0
+#: Seconds that one read blocks at most: less than a command may take (`client.COMMAND_S`).
+LONGEST_READ_S = 1.0
 
 
 class Listening:

@@ -6,7 +6,7 @@ Knows nothing of torch or Celery. What it sees and what it decides is in the led
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -14,7 +14,7 @@ from db import bells, errors, jobs, live_checks, outcomes, registry, session
 from db.live_checks import LiveCheck
 from db.outcomes import Recorded
 from pipeline.errors import PipelineError
-from worker import playbook, replays, sizing
+from worker import playbook, replays, sizing, troubles
 from worker.intake import Ring
 from worker.playbook import LivePolicy
 from worker.settings import Settings
@@ -78,14 +78,19 @@ def verdict(policy: LivePolicy, seen: Seen, *, age_s: float) -> tuple[str | None
 def _tend(sessions: sessionmaker[Session], settings: Settings, ring: Ring, check: LiveCheck) -> None:
     policy = playbook.read(settings.playbook, check.model).live
     if check.replay_job_id is None:
-        _replay(sessions, settings, ring, check, policy)
+        check = replace(check, replay_job_id=_replay(sessions, settings, ring, check, policy))
     with session.transaction(sessions) as transaction:
         serving = registry.serving(transaction, check.model)
         if serving is None or serving.epoch != check.promotion_epoch:
             live_checks.end(transaction, check.id, state="passed", numbers={}, reason="another version serves by now")
             return
         seen = look(transaction, check)
-        state, reason = verdict(policy, seen, age_s=session.clock(transaction) - check.began_at_s)
+        state: str | None
+        barred = troubles.bars(transaction, check.model, serving.version.name)
+        if barred is not None and troubles.condemns(barred, serving.version.name):
+            state, reason = "rolled_back", barred
+        else:
+            state, reason = verdict(policy, seen, age_s=session.clock(transaction) - check.began_at_s)
         if state is None:
             live_checks.note(transaction, check.id, numbers=asdict(seen))
         elif live_checks.end(
@@ -103,6 +108,8 @@ def _conclude(transaction: Session, check: LiveCheck, state: str, reason: str) -
         log.info("%s passed its live check: %s", check.model, reason)
         return
     back = registry.rollback(transaction, check.model, who="live check", reason=reason)
+    if check.replay_job_id and jobs.job(transaction, check.replay_job_id).finished_at_s is None:
+        jobs.cancel(transaction, check.replay_job_id)  # nobody will look at it
     log.error("%s is rolled back to %s: %s", check.model, back.version.name, reason)
 
 
@@ -129,8 +136,8 @@ def look(reading: Session, check: LiveCheck) -> Seen:
 
 def _replay(
     sessions: sessionmaker[Session], settings: Settings, ring: Ring, check: LiveCheck, policy: LivePolicy
-) -> None:
-    """Have the new version classify what the old one labelled last."""
+) -> uuid.UUID | None:
+    """Have the new version classify what the old one labelled last; gives the job's id, if there was anything."""
     job_id = uuid.uuid5(replays.REPLAYS, str(check.id))
     with session.transaction(sessions) as transaction:
         new, old = (registry.by_id(transaction, id_) for id_ in (check.version_id, check.previous_version_id))
@@ -139,13 +146,14 @@ def _replay(
             for number, one in enumerate(_labelled(_latest(transaction, old, 0.0))[: policy.num_replayed])
         ]
         if not said:
-            return
+            return None
         shard_size = sizing.shard_size(transaction, settings.shard_size, new.model, len(said))
         replays.open_job(transaction, job_id, new, said, len(said), shard_size=shard_size, caller="live check")
         live_checks.note(transaction, check.id, replay_job_id=job_id)
         waiting = bells.take(transaction, job_id, limit=len(said))
     for bell in waiting:
         ring(bell)
+    return job_id
 
 
 def _latest(reading: Session, version: registry.Version, after_s: float) -> list[Recorded]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between attempts to record while the ledger is away; then the leases run out and others redo the work.
 RECORD_RETRIES_S = (0.2, 1.0, 3.0, 6.0, 10.0)
-#: Seconds after which a shard whose version would not load is tried again, per attempt so far.
+#: Seconds after which a shard whose version would not load may be claimed again, by a worker that perhaps can.
 LOAD_RETRY_S = 5.0
 #: Items from which a sitting tells a pace.
 PACE_ITEMS = 64
@@ -188,6 +188,7 @@ class _Sitting:
             pool=station.pool,
             lookahead=BATCHES_AHEAD * station.batch_size,
             spent=self.spent,
+            per_host=station.per_host,
         )
 
     def give_back(self, *, forgive: bool) -> None:
@@ -296,18 +297,11 @@ class _Sitting:
         return finished.lost
 
     def _refuse(self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError) -> None:
-        """Give a shard back whose version will not load; after the last attempt, record that as its items' outcome."""
-        log.error("%s cannot be loaded: %s", version.name, broken)
-        sheet = self.sheets[claim.shard_id]
-        # A store or a device that is away says nothing against the checkpoint: that is waited out.
-        passing = isinstance(broken, pipeline_errors.StoreUnreachable | pipeline_errors.DeviceUnavailable)
-        if passing or claim.attempts < self.station.max_attempts:
-            with session.transaction(self.station.sessions) as transaction:
-                leases.release(transaction, claim, delay_s=LOAD_RETRY_S * claim.attempts, forgive=passing)
-            self._close(sheet)
-            return
-        sheet.done = [_failed(item, "load", "version_not_loadable", str(broken), version.id) for item in claim.items]
-        self._record([sheet])
+        """Give a shard back whose version will not load: no other may answer for it, and it may load elsewhere."""
+        log.warning("shard %s waits, for %s cannot be loaded: %s", claim.shard_id, version.name, broken)
+        with session.transaction(self.station.sessions) as transaction:
+            leases.release(transaction, claim, delay_s=LOAD_RETRY_S, forgive=True)
+        self._close(self.sheets[claim.shard_id])
 
     def _close(self, sheet: _Sheet) -> None:
         del self.sheets[sheet.claim.shard_id]

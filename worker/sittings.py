@@ -25,6 +25,8 @@ class Station:
     #: Threads that fetch and decode.
     pool: Executor
     decoder: decoders.Decoder
+    #: Of them, those that read from one host of https:// references at once; 0 is any number.
+    per_host: int = 0
     #: Threads that classify, `num_lanes` of them, a batch each.
     lanes: Executor
     num_lanes: int

@@ -89,6 +89,7 @@ def _station(
         warm=warm,
         # One thread each: an image is too small to be shared out, and the cores have their lanes.
         pool=ThreadPoolExecutor(settings.decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,)),
+        per_host=max(1, settings.decode_threads * 3 // 4),
         decoder=decoder,
         lanes=layout.open_pool(),
         num_lanes=layout.num_lanes,

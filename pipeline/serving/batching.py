@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -100,15 +100,17 @@ def batches(
     pool: Executor,
     lookahead: int,
     spent: StageSeconds,
+    per_host: int = 0,
 ) -> Iterator[Batch[T, N]]:
     """Yield batches of `batch_size` images, the last one short, reading `lookahead` images ahead.
 
     `read` gives a reference's bytes and `shape`, told the tag too, their pixels; an ItemError or MemoryError of either
     becomes a failure. Neither a failure nor what has no pixels counts towards the batch size. A batch that takes long
     to fill is yielded as it is. A None among the items flushes: what came before it is yielded before anything more is
-    pulled. Any other error, a bug, ends the stream.
+    pulled. Any other error, a bug, ends the stream. At most `per_host` threads of the pool read from one host of
+    https:// references at once (0: any number), so that one that is slow leaves some to the others.
     """
-    ahead = _Ahead(iter(items), partial(_prepare, read=read, shape=shape, spent=spent), pool)
+    ahead = _Ahead(iter(items), partial(_prepare, read=read, shape=shape, spent=spent), pool, per_host)
     forming = _Forming[T, N]()
     try:
         while ahead.fill(max(1, lookahead), chunk=_chunk(spent, batch_size)) or ahead.is_flushed:
@@ -132,6 +134,17 @@ def _chunk(spent: StageSeconds, batch_size: int) -> int:
     return min(most, max(1, int(CHUNK_S / spent.per_item))) if spent.per_item else 1
 
 
+class _Chunk(Generic[T, N]):
+    """Items that one thread prepares, one after the other."""
+
+    def __init__(self, items: list[tuple[T, str]]) -> None:
+        self.items = items
+        #: where they are read from, if there must not be too many at once
+        self.host: str | None = None
+        #: None until it is handed to a thread
+        self.future: Future[list[Shaped[N] | Failure]] | None = None
+
+
 class _Ahead(Generic[T, N]):
     """What threads are reading and decoding, in the order of the items."""
 
@@ -140,12 +153,20 @@ class _Ahead(Generic[T, N]):
         source: Iterator[tuple[T, str] | None],
         prepare: Callable[[Sequence[tuple[T, str]]], list[Shaped[N] | Failure]],
         pool: Executor,
+        per_host: int,
     ) -> None:
         self._source = source
         self._prepare = prepare
         self._pool = pool
-        self._pending: deque[tuple[list[tuple[T, str]], Future[list[Shaped[N] | Failure]]]] = deque()
+        self._per_host = per_host
+        self._pending: deque[_Chunk[T, N]] = deque()
         self._num_pending = 0
+        # Below: also touched by the pool's threads, as each ends a chunk.
+        # Taken again within itself where a chunk has ended before its end is asked for.
+        self._lock = threading.RLock()
+        self._held_back: dict[str, deque[_Chunk[T, N]]] = {}
+        self._num_reading: Counter[str] = Counter()
+        self._is_over = False
         #: the source asked that nothing more be pulled until what is pending was taken
         self.is_flushed = False
 
@@ -155,7 +176,7 @@ class _Ahead(Generic[T, N]):
         while self._num_pending < most and not self.is_flushed:
             items = self._pull(min(chunk, most - self._num_pending))
             if items:
-                self._pending.append((items, self._pool.submit(self._prepare, items)))
+                self._pending.append(self._hand_out(_Chunk(items)))
                 self._num_pending += len(items)
             elif not self.is_flushed:
                 break
@@ -164,10 +185,43 @@ class _Ahead(Generic[T, N]):
     def take(self) -> Iterator[tuple[T, Shaped[N] | Failure]]:
         """Wait for the oldest chunk and give its items; for all of them, if the source asked for a flush."""
         for _ in range(len(self._pending) if self.is_flushed else 1):
-            items, future = self._pending.popleft()
-            self._num_pending -= len(items)
-            for (tag, _), prepared in zip(items, future.result(), strict=True):
+            oldest = self._pending.popleft()
+            self._num_pending -= len(oldest.items)
+            for (tag, _), prepared in zip(oldest.items, self._made(oldest), strict=True):
                 yield tag, prepared
+
+    def _made(self, chunk: _Chunk[T, N]) -> list[Shaped[N] | Failure]:
+        with self._lock:
+            if chunk.future is None and chunk.host is not None:  # all wait for it, and so for those before it
+                self._held_back[chunk.host].remove(chunk)
+                self._submit(chunk)
+            future = chunk.future
+        if future is None:
+            raise AssertionError("a chunk without a host is handed out at once")
+        return future.result()
+
+    def _hand_out(self, chunk: _Chunk[T, N]) -> _Chunk[T, N]:
+        """Give a chunk to the pool, or hold it back until fewer threads read from its host."""
+        host = references.host_of(chunk.items[-1][1]) if self._per_host else None  # none but the last is remote
+        with self._lock:
+            chunk.host = host
+            if host is not None and self._num_reading[host] >= self._per_host:
+                self._held_back.setdefault(host, deque()).append(chunk)
+            else:
+                self._submit(chunk)
+        return chunk
+
+    def _submit(self, chunk: _Chunk[T, N]) -> None:
+        chunk.future = self._pool.submit(self._prepare, chunk.items)
+        if chunk.host is not None:
+            self._num_reading[chunk.host] += 1
+            chunk.future.add_done_callback(partial(self._ended, chunk.host))
+
+    def _ended(self, host: str, _: object) -> None:
+        with self._lock:
+            self._num_reading[host] -= 1
+            if not self._is_over and self._held_back.get(host):
+                self._submit(self._held_back[host].popleft())
 
     def _pull(self, most: int) -> list[tuple[T, str]]:
         items: list[tuple[T, str]] = []
@@ -182,7 +236,10 @@ class _Ahead(Generic[T, N]):
 
     def cancel(self) -> None:
         """Call off what no thread has begun."""
-        for _, future in self._pending:
+        with self._lock:
+            self._is_over = True
+            futures = [chunk.future for chunk in self._pending if chunk.future is not None]
+        for future in futures:  # outside of the lock, which a cancelled one's callback takes
             future.cancel()
 
 

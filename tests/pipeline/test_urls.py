@@ -9,7 +9,9 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import urls
+from pipeline import hosts, urls
 from pipeline.errors import ItemUnfetchable
 from pipeline.references import Roots, fetch
+from pipeline.serving import batching
 from tests import web
 from tests.internet import Internet
 from tests.web import answer, ok, redirect
@@ -80,6 +83,7 @@ def net(
     internet.install(monkeypatch.setattr)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     urls._context.cache_clear()
+    urls._hosts.cache_clear()
     yield Web(site=site, other=other, canary=canary, internet=internet)
     urls._context.cache_clear()
     assert canary.num_hits == 0
@@ -466,3 +470,55 @@ def test_silence_is_left_in_time_wherever_it_begins(net: Web, monkeypatch: pytes
     started_s = time.monotonic()
     assert refused(f"https://{HOST}/a.png") == "timed_out"
     assert time.monotonic() - started_s < 4
+
+
+# ---------------------------------------------------------------- a host that hangs
+
+
+def test_a_host_that_hangs_is_left_alone_after_a_few_timeouts_and_tried_by_one_later(
+    net: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "TOTAL_S", 0.3)
+    monkeypatch.setattr(hosts, "FAIR_S", 0.1)
+    monkeypatch.setattr(hosts, "REST_S", 1.0)
+    net.site.start_over({"/a.png": lambda _: net.site.is_over.wait(1.0) and None})
+    hung = f"https://{HOST}/a.png"
+    assert [refused(hung) for _ in range(hosts.NUM_TIMEOUTS)] == ["timed_out"] * hosts.NUM_TIMEOUTS
+    began_s = time.monotonic()
+    assert [refused(hung) for _ in range(100)] == ["host_timed_out"] * 100
+    assert time.monotonic() - began_s < 0.3
+    assert get(f"https://{OTHER_HOST}/b.png") == b"other", "another host is served"
+    num_asked = net.site.num_hits
+    time.sleep(max(0.0, began_s + 1.05 - time.monotonic()))
+    with ThreadPoolExecutor(8) as pool:
+        assert Counter(pool.map(lambda _: refused(hung), range(8))) == {"timed_out": 1, "host_timed_out": 7}
+    assert net.site.num_hits == num_asked + 1, "one probe"
+    net.site.start_over({"/a.png": ok(PICTURE)})
+    time.sleep(1.05)
+    assert [len(get(hung)) for _ in range(3)] == [len(PICTURE)] * 3, "it is well again"
+
+
+def test_a_slow_host_leaves_threads_to_the_others(net: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "TOTAL_S", 1.0)
+    monkeypatch.setattr(hosts, "NUM_TIMEOUTS", 10_000)
+    net.site.start_over({"/a.png": lambda _: net.site.is_over.wait(2.0) and None})
+    read_s: dict[str, list[float]] = {HOST: [], OTHER_HOST: []}
+    began_s = time.monotonic()
+
+    def read(reference: str) -> bytes:
+        try:
+            return get(reference)
+        finally:
+            read_s[urls.host_of(reference) or ""].append(time.monotonic() - began_s)
+
+    items = [(n, f"https://{HOST}/a.png") for n in range(8)] + [(n, f"https://{OTHER_HOST}/b.png") for n in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        stream = batching.batches(
+            items, read, lambda _tag, _data: batching.Shaped(None, None), batch_size=16, pool=pool, lookahead=16,
+            spent=batching.StageSeconds(), per_host=3,
+        )  # fmt: skip
+        made = list(stream)
+    assert Counter(failure.kind for batch in made for _, failure in batch.failures) == {"timed_out": 8}
+    assert sum(len(batch.spared) for batch in made) == 8
+    assert max(read_s[OTHER_HOST]) < 0.9, "while the other hung"
+    assert sorted(read_s[HOST])[3] > 1.5, "three at once"

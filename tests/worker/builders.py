@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import jobs, models, registry, session
@@ -123,6 +123,12 @@ def outcomes(sessions: sessionmaker[Session], job_id: uuid.UUID) -> list[Recorde
 def sit(station: sittings.Station, job_id: uuid.UUID) -> sittings.Tally:
     """Sit for a job's first shard."""
     return serving.sit(station, shards(station.sessions, job_id)[0].id)
+
+
+def let_wait(sessions: sessionmaker[Session]) -> None:
+    """Let the time pass for which shards were put off."""
+    with session.transaction(sessions) as transaction:
+        transaction.execute(update(models.Shard).values(not_before_s=None))
 
 
 def state_of(sessions: sessionmaker[Session], job_id: uuid.UUID) -> str:

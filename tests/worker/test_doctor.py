@@ -307,6 +307,8 @@ def test_a_serving_version_with_a_flipped_byte_or_without_a_file_is_unsafe(machi
     file.unlink()
     found = storage.version(serving)
     assert (found.severity, "cats:1 serves and is broken" in found.what) == (Severity.UNSAFE, True)
+    assert found.mend.startswith("imagemill models rollback cats")
+    assert "cats:1 has unfinished jobs and is broken" in storage.pinned(serving).what
 
 
 # ---------------------------------------------------------------- what strangers could reach

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, jobs, leases, registry, session
+from db import bells, jobs, leases, registry, session, workers
 from pipeline import references
 from tests.db import builders as rows
 from tests.worker import builders
-from worker import intake, messages, relay
+from worker import heartbeat, intake, messages, relay
 from worker.messages import Receipt, Refusal
 
 Sessions = sessionmaker[Session]
@@ -204,6 +204,26 @@ def test_a_status_tells_how_far_and_what_stands_in_the_way(sessions: Sessions, t
     assert (status.state, status.num_items, status.num_succeeded, status.num_failed) == ("running", 9, 3, 1)
     assert (status.num_done, status.is_final, status.version) == (4, False, "cats:1")
     assert status.note == "No classify worker serves model 'cats' at the moment."
+
+
+@pytest.mark.parametrize(("asked", "ends"), [(None, "cancel it, and submit it"), ("latest", "rollback cats` lets it")])
+def test_a_job_whose_version_no_worker_can_load_says_so_and_what_to_do(
+    sessions: Sessions, version: registry.Version, tmp_path: Path, asked: str | None, ends: str
+) -> None:
+    desk = builders.desk(sessions, tmp_path)
+    job_id = builders.submit(desk, version=asked)
+
+    def note(number: int, **facts: object) -> str | None:
+        with session.transaction(sessions) as transaction:
+            row = heartbeat.row("classify", name=f"worker {number}", models=(builders.MODEL,), **facts)
+            workers.beat(transaction, row)
+            return intake.job_status(transaction, job_id).note
+
+    assert note(1, message="cats:7 cannot be loaded: no.") is None, "another's trouble"
+    said = note(1, message="cats:1 cannot be loaded: it was changed.")
+    assert said.startswith("cats:1 cannot be loaded: it was changed. The job waits")
+    assert ends in said
+    assert note(2, warm=("cats:1",)) is None, "one has it"
 
 
 def test_results_come_in_pages_in_the_order_of_the_items(sessions: Sessions, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, jobs, leases, ledger, live_checks, registry, session
+from db import bells, jobs, leases, ledger, live_checks, registry, session, workers
 from db.outcomes import ItemFailure, Outcome
 from db.shards import Item
 from tests.worker.schools import MODEL, QUICK, School, open_school
-from worker import live
+from worker import heartbeat, live
 from worker.live import Seen
 from worker.playbook import LivePolicy
 
@@ -136,7 +136,7 @@ def test_a_version_whose_items_fail_in_the_model_is_rolled_back(school: School) 
     with session.transaction(school.sessions) as transaction:
         [bell] = bells.unrung(transaction, older_than_s=0.0, limit=10)
         leases.claim(transaction, bell.shard_id, owner="ada", lease_s=60.0)
-        broken = ItemFailure(stage="load", kind="version_not_loadable", message="no")
+        broken = ItemFailure(stage="forward", kind="forward_failed", message="no")
         said = [
             replace(_said("cat", number), label=None, score=None, error=broken) if number < 6 else _said("cat", number)
             for number in range(12)
@@ -144,6 +144,38 @@ def test_a_version_whose_items_fail_in_the_model_is_rolled_back(school: School) 
         _record(transaction, version(school, 3), said)
     assert tend(school).state == "rolled_back"
     assert school.serving("base") == "base:2"
+
+
+def beat(school: School, number: int, **facts: object) -> None:
+    with session.transaction(school.sessions) as transaction:
+        workers.beat(transaction, heartbeat.row("classify", name=f"worker {number}", models=("base",), **facts))
+
+
+def test_a_version_that_no_worker_can_load_is_rolled_back_and_its_replay_is_given_up(school: School) -> None:
+    beat(school, 1, message="base:3 cannot be loaded: weights.safetensors is not what its card says.")
+    beat(school, 2, warm=("base:2",))
+    ended = tend(school)
+    assert (ended.state, school.serving("base")) == ("rolled_back", "base:2")
+    assert "base:3 cannot be loaded" in ended.reason
+    with session.reading(school.sessions) as reading:
+        assert jobs.job(reading, ended.replay_job_id).state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("warm", "message"),
+    [
+        (("base:3",), "base:3 cannot be loaded: no."),
+        ((), "base:3 cannot be loaded yet: The store is away."),
+        ((), "base:2 cannot be loaded: no."),
+    ],
+    ids=["one has it", "the store is away", "another version"],
+)
+def test_a_version_that_one_worker_has_or_may_have_soon_is_left_alone(
+    school: School, warm: tuple[str, ...], message: str
+) -> None:
+    beat(school, 1, message=message)
+    beat(school, 2, warm=warm)
+    assert tend(school).state == "watching"
 
 
 def test_a_version_that_agrees_passes_and_is_left_alone(school: School) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from db import registry
 from pipeline import checkpoints
-from pipeline.errors import CheckpointBroken
+from pipeline.errors import CheckpointBroken, StoreUnreachable
 from pipeline.serving.classifier import Classifier
 from tests.worker import builders
 from worker.warm import Warm
@@ -113,6 +113,33 @@ def test_a_load_that_fails_leaves_what_is_warm(versions: list[registry.Version])
     with pytest.raises(CheckpointBroken):
         warm.get(replace(versions[1], sha256="0" * 64))
     assert warm.get(versions[0]) is old
+
+
+def test_a_checkpoint_found_broken_is_not_read_again_at_once(versions: list[registry.Version]) -> None:
+    load = Loads()
+    warm, broken = Warm(load, most=1), replace(versions[1], sha256="0" * 64)
+    for _ in range(3):
+        with pytest.raises(CheckpointBroken):
+            warm.get(broken)
+    assert load.names == ["cats:2"]
+    assert [why.startswith("cats:2 cannot be loaded: ") for why in warm.troubles()] == [True]
+    warm.forget_troubles({1})
+    assert warm.troubles() == ()
+
+
+def test_a_store_that_is_away_is_asked_again_each_time(versions: list[registry.Version]) -> None:
+    asked: list[str] = []
+
+    def away(version: registry.Version) -> Classifier:
+        asked.append(version.name)
+        raise StoreUnreachable("The store is away.")
+
+    warm = Warm(away, most=1)
+    for _ in range(2):
+        with pytest.raises(StoreUnreachable):
+            warm.get(versions[0])
+    assert asked == ["cats:1", "cats:1"]
+    assert warm.troubles() == ("cats:1 cannot be loaded yet: The store is away.",)
 
 
 @contextmanager

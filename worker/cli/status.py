@@ -7,7 +7,7 @@ from argparse import Namespace
 from dataclasses import fields
 
 from db import jobs, migrate, registry, session, unfinished, workers
-from worker import bell, messages, runtime, sizing
+from worker import bell, messages, runtime, sizing, troubles
 from worker.app import create_app
 from worker.cli import output
 from worker.client import Client, ClientError
@@ -28,6 +28,7 @@ def status(asked: Namespace, settings: Settings) -> int:
         running_jobs = [
             job for job in jobs.jobs(reading, limit=50) if job.state in ("receiving", "accepted", "running")
         ]
+        barred = {model: troubles.bars(reading, model, one.version.name) for model, one in serving.items() if one}
         now_s = session.clock(reading)
     broker, ringing = _broker(settings)
     if asked.json:
@@ -40,6 +41,7 @@ def status(asked: Namespace, settings: Settings) -> int:
                 "num_unfinished": num_unfinished,
                 "max_waiting_items": settings.max_waiting_items or None,
                 "serving": {model: pointer.version.name for model, pointer in serving.items() if pointer},
+                "barred": {model: why for model, why in barred.items() if why},
                 "jobs": running_jobs,
             }
         )
@@ -49,6 +51,11 @@ def status(asked: Namespace, settings: Settings) -> int:
     console.print(f"[bold]Ledger[/bold] {output.without_password(settings.database_url)}: schema {migrate.head()}")
     most = f" of {settings.max_waiting_items:,} that may be" * bool(settings.max_waiting_items)
     console.print(f"[bold]Queue[/bold] {num_unfinished:,} items without an outcome{most}")
+    for model in (model for model, why in barred.items() if why):
+        console.print(
+            f"[bold red]Broken[/bold red] What serves as {output.plain(model)} can be loaded by no worker, and its new "
+            f"work waits. `imagemill models rollback {output.plain(model)}` has the version before serve."
+        )
     _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
     return _code(broker)
 

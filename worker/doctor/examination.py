@@ -84,10 +84,12 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
 
 def _versions(sessions: sessionmaker[Session]) -> Iterator[Finding]:
     with session.reading(sessions) as reading:
-        pointers = [registry.serving(reading, model) for model in registry.models(reading)]
-    for pointer in pointers:
-        if pointer is not None:
-            yield storage.version(pointer.version)
+        models = registry.models(reading)
+        serving = [one.version for model in models if (one := registry.serving(reading, model))]
+        open_ids = {id_ for model in models for id_ in registry.open_versions(reading, model)}
+        pinned = [registry.by_id(reading, id_) for id_ in sorted(open_ids - {one.id for one in serving})]
+    yield from map(storage.version, serving)
+    yield from map(storage.pinned, pinned)
 
 
 def _clock_s(sessions: sessionmaker[Session]) -> float:

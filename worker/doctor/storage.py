@@ -93,16 +93,35 @@ def home(folder: Path) -> Finding:
 
 def version(serving: registry.Version) -> Finding:
     """Hash the checkpoint of a version that serves."""
+    return _whole(
+        serving,
+        "serves",
+        why="a worker that starts cannot load it: work that is pinned to it waits",
+        mend=f"imagemill models rollback {serving.model}, or restore a backup",
+    )
+
+
+def pinned(version: registry.Version) -> Finding:
+    """Hash the checkpoint of a version that serves no more, and that unfinished jobs are pinned to."""
+    return _whole(
+        version,
+        "has unfinished jobs",
+        why="they wait for it: no other version may answer for it",
+        mend="restore a backup, or cancel the jobs and submit them again",
+    )
+
+
+def _whole(version: registry.Version, fact: str, *, why: str, mend: str) -> Finding:
     subject = "model"
     try:
-        seals.check(serving.reference, serving.sha256)
+        seals.check(version.reference, version.sha256)
     except errors.CheckpointBroken as broken:
         return unsafe(
             subject,
-            f"{serving.name} serves and is broken: {broken}",
-            why="a worker that starts cannot load it, and what it would say is not what was judged",
-            mend=f"imagemill models rollback {serving.model}, or restore a backup",
+            f"{version.name} {fact} and is broken: {broken}",
+            why=why,
+            mend=mend,
         )
     except errors.StoreUnreachable as gone:
         return away(subject, str(gone), mend="mend the store, then ask again")
-    return ok(subject, f"{serving.name} serves and is whole.")
+    return ok(subject, f"{version.name} {fact} and is whole.")
