@@ -8,7 +8,7 @@ import uuid
 import pytest
 from sqlalchemy import func, select
 
-from db import leases, models, registry, session
+from db import leases, models, session
 from tests import builders
 from tests.db import builders as rows
 from tests.http.forms import HEADERS, form
@@ -17,21 +17,6 @@ from worker.web import limits
 
 PNG = builders.png_bytes(size=(8, 8), seed=1)
 LINES = {"Content_Type": "application/jsonl"}
-
-
-@pytest.fixture
-def calls(served, version):
-    """A caller that may submit. Version `cats:1` serves."""
-    return served.calls("submit")
-
-
-@pytest.fixture
-def version(served):
-    """A version that nobody here loads."""
-    with session.transaction(served.sessions) as transaction:
-        made = registry.register(transaction, rows.new_version(num_classes=2))
-        registry.promote(transaction, "cats", made.id, seen_epoch=0, who="ada", reason="")
-    return made
 
 
 def num_rows(served, table):
@@ -66,7 +51,7 @@ def test_references_become_a_job_with_the_callers_names_and_its_own_ways(served,
     assert (job["caller"], job["request_counts"]) == ("shop", {"total": 3, "completed": 0, "failed": 0})
     assert job["expires_at"] - job["created_at"] == pytest.approx(1800, abs=5)
     assert items_of(served, job["id"]) == [
-        (0, None, "file:///photos/1.png"), (1, "two", "s3://bucket/2.png"), (2, "3", "file:///3"),
+        (0, None, "/photos/1.png"), (1, "two", "s3://bucket/2.png"), (2, "3", "/3"),
     ]  # fmt: skip
     assert calls.get(f"/v1/jobs/{job['id']}").json == job
 
@@ -88,7 +73,7 @@ def test_a_manifest_of_many_parts_is_one_job(served, calls):
     job = calls.post("/v1/jobs?model=cats&priority=interactive", lines, **LINES).json
     assert (job["status"], job["priority"], job["request_counts"]["total"]) == ("accepted", "interactive", 2500)
     assert num_rows(served, models.Part) == 3
-    assert items_of(served, job["id"])[-1] == (2499, "2499", "file:///photos/2499.png")
+    assert items_of(served, job["id"])[-1] == (2499, "2499", "/photos/2499.png")
 
 
 def test_the_same_key_is_the_same_job_for_its_caller_alone(served, calls):

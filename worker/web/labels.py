@@ -120,10 +120,7 @@ def _images(file: Path) -> Iterator[LabelledImage]:
 
 
 def _image(given: shapes.LabelledItem) -> LabelledImage:
-    wire = given.model_dump(exclude_unset=True)
-    if "reference" in wire:
-        wire["reference"] = manifests.as_reference(wire["reference"], "/")
-    return LabelledImage.parse({"source": SOURCE} | wire)
+    return LabelledImage.parse({"source": SOURCE, **given.model_dump(exclude_unset=True)})
 
 
 def _named(position: int, image: LabelledImage, *, caller: str, call: str | None) -> LabelledImage:

@@ -293,6 +293,8 @@ class Wanted(BaseModel):
 
 #: What databases do not store.
 NO_NUL = r"^[^\x00]*$"
+#: One line, as Python calls a text printable, with a letter in it that is no space.
+PRINTABLE = r"^ *[^\p{C}\p{Z}]([^\p{C}\p{Z}]| )*$"
 #: Text that any database stores.
 Text = Annotated[str, Field(min_length=1, max_length=messages.MAX_TEXT, pattern=NO_NUL)]
 Name = Annotated[str, Field(pattern=rf"^{messages.MODEL_NAME.pattern}$")]
@@ -390,9 +392,7 @@ class LabelledItem(Wanted):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["reference"]}, {"required": ["bytes"]}]})
 
-    label: Annotated[
-        str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=r"^[!-~]([ -~]*[!-~])?$|[^\x00-\x7f]")
-    ]
+    label: Annotated[str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=PRINTABLE)]
     reference: Reference = _absent("Where intake and the workers find it")
     bytes: Base64 = _absent("A small image itself, as base64")
     who: Annotated[str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=NO_NUL)] = _absent(

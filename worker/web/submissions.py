@@ -148,14 +148,12 @@ def _refuse_size(file: UploadedFile, most: int) -> None:
 
 def _item(given: str | shapes.Item) -> Item:
     if isinstance(given, str):
-        return Item(reference=manifests.as_reference(given, "/"))
+        return Item(reference=given)
     wire = given.model_dump(exclude_unset=True)
     if "custom_id" in wire:
         if "key" in wire:
             raise MessageInvalid("An item has a `custom_id` or a `key`, not both: they are the same.")
         wire["key"] = wire.pop("custom_id")
-    if "reference" in wire:
-        wire["reference"] = manifests.as_reference(wire["reference"], "/")
     return Item.parse(wire)
 
 
