@@ -211,6 +211,7 @@ class Settings:
     callback_secret: str = _setting(
         _signing, "", "whsec_... that callbacks are signed with; a second one after a space while you change it"
     )
+    http_port: int = _setting(_positive, 8080, "port of `imagemill serve`")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
 
     @classmethod

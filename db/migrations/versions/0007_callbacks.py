@@ -1,13 +1,13 @@
 """Callbacks: who is to be told when a job has ended.
 
-Takes a database of 0005. Gives their table. Knows nothing of `models`: what a release ran is frozen here.
+Takes a database of 0006. Gives their table. Knows nothing of `models`: what a release ran is frozen here.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
