@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from db import errors, shards
+from db import callbacks, errors, shards
 from db.models import OPEN, Job, JobState, Outcome, Priority, Shard, Version, copied, version_name
 from db.session import among, now_s
 from db.shards import UNCLAIMED, Item, is_waiting, job_works
@@ -199,6 +199,7 @@ def _reopen(session: Session, job_id: uuid.UUID, *, num_failed: int, num_shards:
         )
     )
     session.execute(reopened)
+    callbacks.renew(session, [job_id])
 
 
 def _views() -> Select[Job, str]:

@@ -49,6 +49,7 @@ GateVerdict = Literal["promote", "hold", "reject", "underpowered"]
 #: what came of a run: its gate's verdict, or that the plan advised against it
 Verdict = Literal["promote", "hold", "reject", "underpowered", "not_recommended"]
 LiveCheckState = Literal["watching", "passed", "rolled_back"]
+CallbackState = Literal["waiting", "sent", "given_up"]
 
 #: states in which a job's shards may be claimed
 WORKING: tuple[JobState, ...] = ("accepted", "running")
@@ -232,6 +233,35 @@ class Shard(Base):
     #: when a message naming this shard was last sent; NULL asks for one
     rung_at_s: Mapped[float | None]
     created_at_s: Mapped[float] = mapped_column(default=now_s())
+    finished_at_s: Mapped[float | None]
+
+
+class Callback(Base):
+    """Who is to be told of a job's end, once for each end; goes with its job."""
+
+    __tablename__ = "callbacks"
+    __table_args__ = (
+        _one_of("state", CallbackState),
+        _where("ix_callbacks_waiting", ["host", "next_at_s"], text("state = 'waiting'")),
+    )
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    url: Mapped[str]
+    #: the URL's host, with its port if that is not 443
+    host: Mapped[str]
+    state: Mapped[CallbackState] = mapped_column(String(16), default="waiting")
+    #: rises with every claim; a note that carries an older one is refused
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    #: claims since the job ended
+    attempts: Mapped[int] = mapped_column(default=0)
+    #: epoch seconds before which nobody may claim it: while it is being sent, until that claim's lease runs out
+    next_at_s: Mapped[float] = mapped_column(default=now_s())
+    #: what the receiver answered last
+    last_status: Mapped[int | None]
+    #: why the last attempt failed
+    error: Mapped[str | None]
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+    #: when it was sent or given up
     finished_at_s: Mapped[float | None]
 
 

@@ -1,4 +1,4 @@
-"""Takes an https:// reference, the https:// roots, and how large the file may be.
+"""Takes an https:// reference, the https:// roots, and how large the file may be, or what to post.
 
 Gives what its server answers, or the one sentence that says why not.
 Knows nothing of images. Who names a URL must not make this machine talk to what only this machine can reach: each
@@ -16,11 +16,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urljoin
 
 from pipeline.errors import ItemUnfetchable
@@ -43,6 +43,8 @@ REDIRECTS = frozenset(
 )  # fmt: skip
 #: bytes of an answer beside the file: headers, and the sizes of chunks
 FRAME_BYTES = 1 << 20
+#: bytes of a posted body's answer that are read at most; nobody looks at them
+MAX_REPLY = 1 << 16
 #: bytes read at once
 CHUNK_BYTES = 1 << 16
 
@@ -59,6 +61,8 @@ AUTHORITY = re.compile(r"(?P<host>[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?")
 #: IPv6 is allowed where addresses are given out to hosts, and nowhere else: this leaves out ::1, IPv4-mapped, NAT64
 #: (64:ff9b::/96, 64:ff9b:1::/48), private, link-local, site-local and multicast ones.
 UNICAST_V6 = ip_network("2000::/3")
+Answer = TypeVar("Answer")
+
 #: inside it or inside IPv4, what is not one host of the public network. Not left to `is_global` alone: up to Python
 #: 3.11.9 it takes several of these for public (CVE-2024-4032).
 SPECIAL = tuple(
@@ -73,6 +77,15 @@ SPECIAL = tuple(
         "3fff::/20",      # documentation
     )
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a server says to what was posted to it."""
+
+    status: int
+    #: the header, as it came
+    retry_after: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +149,22 @@ def fetch(url: str, roots: Sequence[str], *, max_bytes: int) -> bytes:
     except TimeoutError as error:
         raise ItemUnfetchable("timed_out", f"The server did not answer within {TOTAL_S:.0f} seconds.") from error
     raise ItemUnfetchable("too_many_redirects", f"The server redirects more than {MAX_REDIRECTS} times.")
+
+
+def post(url: str, roots: Sequence[str], body: bytes, headers: Mapping[str, str], *, within_s: float) -> Reply:
+    """Post to the server of `url` and give its answer, a redirect among them; raise ItemUnfetchable."""
+    give_up_s = time.monotonic() + within_s
+    place = _allowed(url, roots)
+    question = _question("POST", place, {**headers, "Content-Length": str(len(body))}) + body
+    try:
+        return _exchange(place, question, give_up_s, MAX_REPLY, _reply)
+    except TimeoutError as error:
+        raise ItemUnfetchable("timed_out", f"The server did not answer within {within_s:.0f} seconds.") from error
+
+
+def host_of(url: str, roots: Sequence[str]) -> str:
+    """Name the host of a URL that lies under a root, with its port if that is not 443; raise ItemUnfetchable."""
+    return _allowed(url, roots).authority
 
 
 # ---------------------------------------------------------------- names
@@ -258,11 +287,18 @@ def _unreachable() -> ItemUnfetchable:
 
 def _ask(place: Place, give_up_s: float, max_bytes: int) -> bytes | str:
     """Give the answer's body, or where it redirects to."""
+    question = _question("GET", place, {"Accept": "image/*", "Accept-Encoding": "identity"})
+    return _exchange(place, question, give_up_s, max_bytes, functools.partial(_answer, max_bytes=max_bytes))
+
+
+def _exchange(
+    place: Place, question: bytes, give_up_s: float, max_bytes: int, read: Callable[[_Dripping], Answer]
+) -> Answer:
     with _connected(place, give_up_s) as connection, _proved(connection, place, give_up_s) as proved:
         try:
             proved.settimeout(_left(give_up_s))
-            proved.sendall(_request(place))
-            return _answer(_Dripping(proved, give_up_s, max_bytes), max_bytes)
+            proved.sendall(question)
+            return read(_Dripping(proved, give_up_s, max_bytes))
         except TimeoutError:
             raise
         # A ValueError is what http.client says to a chunk of -5 bytes.
@@ -299,16 +335,21 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _request(place: Place) -> bytes:
+def _question(method: str, place: Place, headers: Mapping[str, str]) -> bytes:
     lines = (
-        f"GET {place.path}{place.query} HTTP/1.1",
+        f"{method} {place.path}{place.query} HTTP/1.1",
         f"Host: {place.authority}",
         "User-Agent: imagemill",
-        "Accept: image/*",
-        "Accept-Encoding: identity",
+        *(f"{name}: {value}" for name, value in headers.items()),
         "Connection: close",
     )
     return "\r\n".join((*lines, "", "")).encode("ascii")
+
+
+def _reply(dripping: _Dripping) -> Reply:
+    with http.client.HTTPResponse(dripping, method="POST") as response:  # type: ignore[arg-type]
+        response.begin()
+        return Reply(status=response.status, retry_after=response.headers.get("Retry-After", ""))
 
 
 def _answer(dripping: _Dripping, max_bytes: int) -> bytes | str:

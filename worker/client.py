@@ -178,6 +178,7 @@ class Client:
         top_k: int = 5,
         deadline_s: float | None = None,
         caller: str | None = None,
+        callback: str | None = None,
         job_id: str | None = None,
         on_sent: Callable[[int], None] | None = None,
     ) -> Receipt:
@@ -185,6 +186,7 @@ class Client:
 
         The same `idempotency_key` with the same items gives the same job, however often. `version` None pins
         the serving version, `latest` follows promotions, `model:3` is exact. `deadline_s` counts from the first part.
+        `callback` is an https:// URL that is told of the job's end, signed (docs/callbacks.md).
         Raises `ManifestInvalid`, `Refused`, `NotAcknowledged` or `BrokerUnreachable`.
         """
         num_items = manifests.check(source)
@@ -199,6 +201,7 @@ class Client:
             deadline_s=deadline_s,
             num_items=num_items,
             caller=caller,
+            callback=callback,
         )
         return self._send_all(header, source, on_sent)
 

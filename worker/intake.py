@@ -12,9 +12,9 @@ from typing import ParamSpec, TypeGuard, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
+from db import bells, callbacks, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
 from pipeline import failpoints
-from worker import inline, messages, sizing, troubles
+from worker import inline, messages, receivers, sizing, troubles
 from worker.messages import Refusal, Reply
 from worker.quotas import Overloaded, Quotas
 
@@ -44,6 +44,8 @@ class Desk:
     shard_size: int
     #: How much may wait.
     quotas: Quotas = field(default_factory=Quotas)
+    #: Roots of the URLs that may be told of a job's end; without one nobody is.
+    callback_roots: tuple[str, ...] = ()
 
     @property
     def full_bell(self) -> int:
@@ -61,6 +63,8 @@ def refusing(answer: Callable[Asked, Answer]) -> Callable[Asked, Answer | Refusa
         except messages.MessageInvalid as wrong:
             return Refusal(kind="invalid", message=str(wrong))
         except errors.LedgerError as refused:
+            return refusal_of(refused)
+        except receivers.CallbackRefused as refused:
             return refusal_of(refused)
         except Overloaded as full:
             return replace(refusal_of(full), retry_after_s=full.retry_after_s)
@@ -103,6 +107,8 @@ def _recorded(desk: Desk, read: messages.Submission | Refusal) -> Reply:
 @refusing
 def _read(desk: Desk, wire: object) -> messages.Submission:
     submission = messages.Submission.parse(wire)
+    if submission.callback is not None:
+        receivers.host_of(submission.callback, desk.callback_roots)
     return replace(submission, items=_keep_inline(desk, submission))
 
 
@@ -121,6 +127,8 @@ def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submi
     try:
         with session.transaction(desk.sessions) as transaction:
             waiting = deliveries.receive(transaction, list(_deliveries(desk, transaction, by_job.values())))
+            for waits in waiting:
+                _keep_callback(desk, transaction, waits.job_id, by_job[waits.job_id])
     except (errors.LedgerError, SQLAlchemyError):
         return {}
     failpoints.reach("after_accept_before_bell")
@@ -169,6 +177,7 @@ def _accepted(submission: messages.Submission) -> Submitted:
 def _record(desk: Desk, submission: messages.Submission) -> Reply:
     with session.transaction(desk.sessions) as transaction:
         receipt = _receive(desk, transaction, submission)
+        _keep_callback(desk, transaction, receipt.job_id, submission)
         waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
     failpoints.reach("after_accept_before_bell")
     for bell in waiting:
@@ -268,6 +277,12 @@ def _receive(desk: Desk, transaction: Session, submission: messages.Submission) 
         digest=submission.digest(),
         shard_size=sizing.shard_size(transaction, desk.shard_size, submission.model, submission.num_items),
     )
+
+
+def _keep_callback(desk: Desk, transaction: Session, job_id: uuid.UUID, submission: messages.Submission) -> None:
+    if submission.callback is not None:
+        host = receivers.host_of(submission.callback, desk.callback_roots)
+        callbacks.add(transaction, job_id, submission.callback, host=host)
 
 
 def _header(transaction: Session, submission: messages.Submission, version_id: int | None) -> ledger.NewJob:

@@ -68,6 +68,8 @@ MAX_PART_BYTES = 256 * 1024
 MAX_JOB_ITEMS = 10_000_000
 #: Characters in a reference or a key.
 MAX_TEXT = forms.MAX_TEXT
+#: Characters in a callback's URL.
+MAX_URL = 2048
 #: Outcomes told in a notice at most, and their bytes; those of a larger job are asked for in pages.
 MAX_TOLD_ITEMS, MAX_TOLD_BYTES = 100, 64 * 1024
 #: The largest shard's number: what both databases hold.
@@ -197,6 +199,8 @@ class Submission:
     first_position: int = 0
     #: Who asks: for the operator's eyes, and for the quota of one caller.
     caller: str | None = None
+    #: An https:// URL that is told of the job's end; its host must be one that the operator allows.
+    callback: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the wire form, without the fields that are at their defaults."""
@@ -231,6 +235,7 @@ class Submission:
             ),
             first_position=first,
             caller=forms.text_or_none(fields, "caller"),
+            callback=forms.text_or_none(fields, "callback", most=MAX_URL),
         )
         submission._refuse_repeated_keys()
         forms.refuse_heavy(submission.items, "items", most=MAX_PART_BYTES)

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors as db_errors
 from db import migrate, session
 from pipeline import errors as pipeline_errors
-from worker import bell, heartbeat, intake, learner, learning_desk, notices, quotas
+from worker import bell, callbacks, heartbeat, intake, learner, learning_desk, notices, quotas, receivers
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,6 +67,16 @@ def start_heartbeat(
     return beating
 
 
+def start_sender(settings: Settings, sessions: sessionmaker[Session]) -> callbacks.Sender | None:
+    """Tell others of jobs' ends from now on, if there is anybody who may be told."""
+    allowed = receivers.roots(settings)
+    if not allowed:
+        return None
+    sender = callbacks.Sender(sessions, allowed, receivers.secrets(settings))
+    sender.start()
+    return sender
+
+
 def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session]) -> intake.Desk:
     """Build the desk for work, whoever stands at it."""
     return intake.Desk(
@@ -76,6 +86,7 @@ def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session]) 
         max_inline_bytes=settings.max_inline_bytes,
         shard_size=settings.shard_size,
         quotas=quotas.Quotas(max_waiting=settings.max_waiting_items, max_caller=settings.max_caller_items),
+        callback_roots=receivers.roots(settings),
     )
 
 

@@ -5,6 +5,7 @@ Knows nothing of what the settings are used for. The only reader of `IMAGEMILL_*
 
 import difflib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from worker import messages
+from worker import messages, signatures
 
 PREFIX = "IMAGEMILL_"
 #: `IMAGEMILL_TEST_...` belongs to the test suite.
@@ -30,9 +31,11 @@ MOST_PROCESSES = 4
 #: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
 LONGEST_SITTING_S = 120.0
 #: Settings whose value is never shown.
-SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth", "webhook_token"})
+SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth", "webhook_token", "callback_secret"})
 #: Characters of a token at least: 16 random ones cannot be guessed.
 MIN_TOKEN = 16
+#: A host by its DNS name, and perhaps a port.
+HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*(?::[1-9][0-9]{0,4})?")
 #: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
 MAX_SOCKET_NAME = 107
 
@@ -119,6 +122,19 @@ def _token(text: str) -> str:
     return text
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    names = _names(text.lower())
+    if not all(HOST.fullmatch(name) for name in names):
+        raise ValueError("give DNS names such as hooks.example.org, perhaps with :PORT, separated by commas")
+    return names
+
+
+def _signing(text: str) -> str:
+    for secret in text.split():
+        signatures.parse(secret)
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -189,6 +205,12 @@ class Settings:
     flower_port: int = _setting(_positive, 5555, "loopback port of Flower in `imagemill up`")
     flower_basic_auth: str = _setting(str, "", "user:password of Flower, which never runs open")
     webhook_token: str = _setting(_token, "", "what Label Studio shows to `imagemill webhook`, which never runs open")
+    callback_hosts: tuple[str, ...] = _setting(
+        _hosts, (), "hosts that may be told of a job's end by https, separated by commas; without one callbacks are off"
+    )
+    callback_secret: str = _setting(
+        _signing, "", "whsec_... that callbacks are signed with; a second one after a space while you change it"
+    )
     http_port: int = _setting(_positive, 8080, "port of `imagemill serve`")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
 

@@ -19,7 +19,7 @@ from worker.learning_messages import LabelledImage, RefusedLabel
 JOB = "11111111-2222-4333-8444-555555555555"
 SUBMISSION = {
     "job_id": JOB, "model": "cats", "version": "cats:3", "priority": "bulk", "idempotency_key": "one", "top_k": 5,
-    "deadline_s": 60.0, "num_items": 9, "first_position": 2, "caller": "ada",
+    "deadline_s": 60.0, "num_items": 9, "first_position": 2, "caller": "ada", "callback": "https://hooks.example.org",
     "items": [{"reference": "file:///1.jpg", "key": "a"}, {"bytes": "aGk=", "key": "b"}, "file:///3.jpg"],
 }  # fmt: skip
 LABELS = {

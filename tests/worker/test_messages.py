@@ -22,7 +22,7 @@ def wire(**fields: object) -> dict[str, object]:
 SUBMISSIONS = {
     "not an object": (["x"], "A submission must be an object, not list."),
     "nothing": (None, "A submission must be an object, not NoneType."),
-    "unknown field": (wire(prority="bulk"), "Unknown field in a submission: prority. Known: caller, deadline_s,"),
+    "unknown field": (wire(prority="bulk"), "Unknown field in a submission: prority. Known: callback, caller,"),
     "no job id": ({"items": ["a"]}, "`job_id` must be a UUID."),
     "bad uuid": (wire(job_id="1234"), "`job_id` must be a UUID."),
     "uuid of a wrong type": (wire(job_id=7), "`job_id` must be a UUID."),

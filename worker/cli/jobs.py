@@ -3,10 +3,11 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from db import jobs, outcomes, session
+from db import callbacks, jobs, outcomes, session
 from worker import export, intake, messages, runtime, sizing
 from worker.cli import output
 from worker.messages import JobStatus, Result
@@ -42,10 +43,11 @@ def show(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
         job = jobs.job(reading, messages.parse_job_id(asked.job))
         status = intake.job_status(reading, job.id)
+        callback = callbacks.of_job(reading, job.id)
     if asked.json:
-        output.as_json(status)
+        output.as_json(asdict(status) | ({} if callback is None else {"callback": _shown(callback)}))
     else:
-        _print(job, status)
+        _print(job, status, callback)
     return 0
 
 
@@ -133,7 +135,20 @@ def _outcome(result: Result) -> tuple[object, ...]:
     return (result.key or result.reference, said, result.score and f"{result.score:.3f}", result.version)
 
 
-def _print(job: jobs.JobView, status: JobStatus) -> None:
+def _shown(callback: callbacks.Callback) -> dict[str, object]:
+    """Give what became of a callback, without its URL, whose query may hold a secret."""
+    return {name: value for name, value in asdict(callback).items() if name not in ("job_id", "url")}
+
+
+def _told(callback: callbacks.Callback) -> str:
+    said = {"waiting": "not sent yet", "sent": "sent", "given_up": "given up"}[callback.state]
+    if callback.state == "waiting" and callback.attempts:
+        said = f"next attempt {output.when(callback.next_at_s)}"
+    tries = f" after {callback.attempts} attempts" if callback.attempts > 1 else ""
+    return f"{callback.host}, {said}{tries}" + (f": {callback.error}" if callback.error else "")
+
+
+def _print(job: jobs.JobView, status: JobStatus, callback: callbacks.Callback | None) -> None:
     console = output.console()
     console.print(f"[bold]Job {job.id}[/bold] {output.state(job.state)}")
     if status.note:
@@ -149,6 +164,7 @@ def _print(job: jobs.JobView, status: JobStatus) -> None:
         ("started", output.when(job.started_at_s)),
         ("finished", output.when(ended_s)),
         ("took", output.took(ended_s - job.created_at_s) if ended_s else None),
+        ("callback", _told(callback) if callback else None),
     ):
         if value:
             console.print(f"  {name:9} {output.plain(value)}")

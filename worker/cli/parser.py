@@ -59,6 +59,9 @@ def _add_submit(commands: Commands) -> None:
     submit.add_argument("--priority", choices=messages.PRIORITIES, default=messages.BULK)
     submit.add_argument("--top-k", type=count, default=5, metavar="N", help="labels to record per item (default: 5)")
     submit.add_argument("--deadline", type=float, metavar="S", help="seconds after which unfinished items are dropped")
+    submit.add_argument(
+        "--callback", metavar="URL", help="https:// URL that is told of the job's end (docs/callbacks.md)"
+    )
     submit.add_argument("--wait", action="store_true", help="show progress until the job has ended")
     submit.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
     submit.add_argument("--out", metavar="FILE", help="wait, then write the outcomes (.jsonl, .csv or .parquet)")

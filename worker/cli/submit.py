@@ -32,6 +32,7 @@ def submit(asked: Namespace, settings: Settings) -> int:
             top_k=asked.top_k,
             deadline_s=asked.deadline,
             caller="cli",
+            callback=asked.callback,
         )
         if not asked.wait and not asked.out:
             _say_receipt(asked, receipt)

@@ -7,7 +7,7 @@ from celery import current_app, shared_task, signals
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
-from worker import bell, heartbeat, live, logs, messages, relay, runtime, ticking
+from worker import bell, callbacks, heartbeat, live, logs, messages, relay, runtime, ticking
 from worker.settings import read_settings
 
 logs.take_over()
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _sessions: list[sessionmaker[Session]] = []
 _beating: list[heartbeat.Heartbeat] = []
+_sending: list[callbacks.Sender] = []
 
 
 @signals.worker_process_init.connect
@@ -25,11 +26,16 @@ def open_ledger(**_: object) -> None:
     if sessions is not None:
         _sessions.append(sessions)
         _beating.append(runtime.start_heartbeat("upkeep", sessions))
+        sender = runtime.start_sender(read_settings(), sessions)
+        if sender is not None:
+            _sending.append(sender)
 
 
 @signals.worker_process_shutdown.connect
 def close_ledger(**_: object) -> None:
     """Say goodbye in the ledger."""
+    while _sending:
+        _sending.pop().stop()
     while _beating:
         _beating.pop().stop()
 
