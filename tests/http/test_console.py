@@ -19,7 +19,7 @@ from tests.http.conftest import Served, serve
 from tests.http.visits import Visitor
 from worker.settings import Settings
 
-NASTY = '<img src=x onerror=alert(1)>"\'&'
+NASTY = "<img src=x onerror=alert(1)>\"'&"
 MODEL = builders.MODEL
 #: what no page may hold unescaped
 RAW = "<img src=x"
