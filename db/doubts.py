@@ -5,14 +5,17 @@ Knows nothing of features or of what a label would teach.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Float, func, select
 from sqlalchemy.orm import Session
 
-from db import models
+from db import models, outcomes
 from db.session import among
+
+#: margin, job and position: where a doubt stands in its list
+Place = tuple[float, str, int]
 
 #: recorded outcomes that are looked at, the newest first
 MOST_RECENT = 2000
@@ -34,10 +37,12 @@ class Doubt:
     top_k: tuple[tuple[str, float], ...]
 
 
-def least_sure(session: Session, model: str, version_id: int, *, limit: int) -> list[Doubt]:
+def least_sure(
+    session: Session, model: str, version_id: int, *, limit: int, behind: Place | None = None
+) -> list[Doubt]:
     """List up to `limit` images without a label that the version last answered, the most doubtful first.
 
-    An image that occurs in several jobs is listed once.
+    An image that occurs in several jobs is listed once. `behind` leaves out what comes before a place, and the place.
     """
     row = models.Outcome
     recent = (
@@ -49,24 +54,30 @@ def least_sure(session: Session, model: str, version_id: int, *, limit: int) -> 
     )
     second = func.coalesce(recent.c.top_k[(1, 1)].as_string().cast(Float), 0.0)
     margin = (recent.c.score - second).label("margin")
-    chosen = select(recent, margin).order_by(margin, recent.c.job_id, recent.c.position)
-    found = {one.reference: one for one in reversed(session.execute(chosen).all())}
-    doubts = [_doubt(*one) for one in reversed(found.values())]
-    return _unlabelled(session, model, doubts)[:limit]
+    listed = select(recent.c.job_id, recent.c.position, recent.c.reference, margin)
+    found = session.execute(listed.order_by(margin, recent.c.job_id, recent.c.position)).all()
+    # The first of each reference: its smallest margin.
+    places = {reference: (margin, str(job_id), position) for job_id, position, reference, margin in reversed(found)}
+    waiting = [name for name in reversed(places) if behind is None or places[name] > behind]
+    labelled = _labelled(session, model, waiting)
+    chosen = [places[name] for name in waiting if name not in labelled][:limit]
+    return [_doubt(session, place) for place in chosen]
 
 
-def _doubt(
-    job_id: uuid.UUID, position: int, reference: str, label: str, score: float, top_k: list[list[float]], margin: float
-) -> Doubt:
-    pairs = tuple((str(name), float(value)) for name, value in top_k)
+def _doubt(session: Session, place: Place) -> Doubt:
+    margin, job_id, position = place
+    row = models.Outcome
+    chosen = select(row).where(row.job_id == uuid.UUID(job_id), row.position == position)
+    found = outcomes.recorded(session.scalars(chosen).one(), None)
     return Doubt(
-        job_id=job_id, position=position, reference=reference, label=label, score=score, margin=margin, top_k=pairs
+        job_id=found.job_id,
+        position=position,
+        reference=found.reference,
+        label=found.label or "",
+        score=found.score or 0.0,
+        margin=margin,
+        top_k=found.top_k,
     )
-
-
-def _unlabelled(session: Session, model: str, doubts: Sequence[Doubt]) -> list[Doubt]:
-    labelled = _labelled(session, model, (one.reference for one in doubts))
-    return [one for one in doubts if one.reference not in labelled]
 
 
 def _labelled(session: Session, model: str, references: Iterable[str]) -> set[str]:

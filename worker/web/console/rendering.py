@@ -41,6 +41,17 @@ TONES = {
 }  # fmt: skip
 
 
+#: how much of a network a run trains, in words
+STRATEGIES = {"head": "the head", "last_stage": "the last stage", "all": "all layers"}
+#: measures whose names say little by themselves
+MEASURES = {
+    "num_test": "Test images",
+    "macro_f1": "Macro F1",
+    "brier": "Brier score",
+    "abstain_below": "Abstains below",
+}
+
+
 def page(
     name: str, visitor: Caller | None, *, status: int = HTTPStatus.OK, **values: object
 ) -> HTMLResponse:  # fmt: skip
@@ -78,9 +89,15 @@ def _environment() -> jinja2.Environment:
         wording.share, wording.number, wording.count, wording.took, wording.when, wording.spoken, wording.sentence,
     ):  # fmt: skip
         environment.filters[word.__name__] = word
-    environment.filters.update(tone=_tone, ago=_ago, iso=_iso, tail=_tail, readable=wording.readable)
+    environment.filters.update(ago=_ago, iso=_iso, tail=_tail, last_name=_last_name, readable=wording.readable)
     environment.globals.update(
-        root=ROOT, link=link, digest=static_digest(), checks=reports.CHECKS, now_s=time.time, state=_state
+        root=ROOT,
+        link=link,
+        digest=static_digest(),
+        state=_state,
+        checks=reports.CHECKS,
+        strategies=STRATEGIES,
+        measures=MEASURES,
     )
     return environment
 
@@ -113,6 +130,11 @@ def _ago(at_s: float | None) -> str:
 
 def _iso(at_s: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+
+
+def _last_name(reference: str) -> str:
+    """Give the file's own name."""
+    return _tail(reference.rstrip("/").rpartition("/")[2] or reference, 24)
 
 
 def _tail(reference: str, limit: int = 40) -> str:

@@ -5,6 +5,7 @@ Knows nothing of how proposals come about. Labels are events that are never eras
 
 import string
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -33,10 +34,8 @@ router = APIRouter(prefix="/review", route_class=routing.Route)
 Of = Literal["suggest", "audit", "doubt"]
 #: by which door these labels come
 SOURCE = "console"
-#: outcomes in the list of doubts
-MOST_DOUBTS = 200
-#: keys that name a class, in their order; s skips, u undoes, n asks for a name
-KEYS = string.digits[1:] + "".join(letter for letter in string.ascii_lowercase if letter not in "sun")
+#: keys that name a class, in their order; s skips, u goes back, n asks for a name
+KEYS = [key for key in string.digits[1:] + string.ascii_lowercase if key not in "sun"]
 WHYS = {
     "typical": "It stands for many images that have no label.",
     "margin": "The model wavers between two labels.",
@@ -142,8 +141,9 @@ def _page(
     refused: str = "",
 ) -> Response:
     with session.reading(house.sessions) as reading:
-        card = _card(reading, of, at) if at else _next(reading, model, of, after)
-        following = card and _next(reading, model, of, card.place)
+        named = _card(reading, of, at) if at else None
+        upcoming = _upcoming(reading, model, of, named.place if named else after)
+        card, following, *_ = [*([named] if named else []), *upcoming, None, None]
         num_waiting = None if of == "doubt" else proposals.num_waiting(reading, model, of)
         names = _names(reading, model, card)
         is_fixed = classes.is_fixed(reading, model)
@@ -156,7 +156,7 @@ def _page(
         card=card,
         following=following,
         num_waiting=num_waiting,
-        choices=list(zip(names, KEYS, strict=False)) + [(name, "") for name in names[len(KEYS) :]],
+        choices=_keyed(names),
         is_fixed=is_fixed,
         done=done if said in names else "",
         said=said if said in names else "",
@@ -174,33 +174,43 @@ def _names(reading: Session, model: str, card: Card | None) -> list[str]:
     return [name for name in dict.fromkeys(thought) if name]
 
 
+def _keyed(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Give each class a key, as far as there are keys: its own name where that is one, else the next that is left."""
+    own = {name for name in names if name in {*KEYS, "0"}}
+    left = iter([key for key in KEYS if key not in own])
+    keyed = [(name, name if name in own else next(left, "")) for name in names]
+    return sorted(keyed) if len(own) == len(names) else keyed
+
+
 # ------------------------------------------------------------ what comes next
 
 
-def _next(reading: Session, model: str, of: Of, after: str) -> Card | None:
+def _upcoming(reading: Session, model: str, of: Of, after: str) -> list[Card]:
+    """Give the next two images behind a place, as far as there are."""
     if of == "doubt":
-        return _next_doubt(reading, model, after)
+        return _upcoming_doubts(reading, model, after)
     rank = int(after) if after.isdecimal() and len(after) < 10 else -1
-    found = proposals.next_waiting(reading, model, of, after=rank)
-    return None if found is None else _of_proposal(found)
+    found: list[Card] = []
+    while len(found) < 2 and (one := proposals.next_waiting(reading, model, of, after=rank)):
+        found.append(_of_proposal(one))
+        rank = one.rank
+    return found
 
 
-def _next_doubt(reading: Session, model: str, after: str) -> Card | None:
+def _upcoming_doubts(reading: Session, model: str, after: str) -> list[Card]:
     serving = registry.serving(reading, model)
     if serving is None:
-        return None
-    listed = doubts.least_sure(reading, model, serving.version.id, limit=MOST_DOUBTS)
-    behind = _doubt_place(after)
-    found = next((one for one in listed if (one.margin, str(one.job_id), one.position) > behind), None)
-    return None if found is None else _of_doubt(found, serving.version.name)
+        return []
+    listed = doubts.least_sure(reading, model, serving.version.id, limit=2, behind=_doubt_place(after))
+    return [_of_doubt(one, serving.version.name) for one in listed]
 
 
-def _doubt_place(text: str) -> tuple[float, str, int]:
+def _doubt_place(text: str) -> doubts.Place | None:
     try:
         margin, job_id, position = text.split("~")
         return float(margin), job_id, int(position)
     except ValueError:
-        return -1.0, "", -1
+        return None
 
 
 # ------------------------------------------------------------ one by its name
