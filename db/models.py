@@ -50,6 +50,7 @@ GateVerdict = Literal["promote", "hold", "reject", "underpowered"]
 Verdict = Literal["promote", "hold", "reject", "underpowered", "not_recommended"]
 LiveCheckState = Literal["watching", "passed", "rolled_back"]
 CallbackState = Literal["waiting", "sent", "given_up"]
+ProposalKind = Literal["suggest", "audit"]
 
 #: states in which a job's shards may be claimed
 WORKING: tuple[JobState, ...] = ("accepted", "running")
@@ -589,6 +590,41 @@ class DriftWindow(Base):
     min_p: Mapped[float]
     is_alarm: Mapped[bool]
     at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Proposal(Base):
+    """An image that a person should look at: one to label, or one whose label is doubted."""
+
+    __tablename__ = "proposals"
+    __table_args__ = (_one_of("kind", ProposalKind), Index("ix_proposals_model", "model", "kind", "rank"))
+
+    id: Mapped[int] = mapped_column(_SERIAL, primary_key=True)
+    model: Mapped[str]
+    kind: Mapped[ProposalKind] = mapped_column(String(16))
+    #: 0 is the first to look at
+    rank: Mapped[int]
+    reference: Mapped[str]
+    #: of the image's bytes when it was proposed
+    sha256: Mapped[str] = mapped_column(String(64))
+    #: typical, margin, random; suspect
+    why: Mapped[str]
+    #: what put it there, as the reason has it
+    score: Mapped[float | None]
+    #: the label it has
+    label: Mapped[str | None]
+    #: the label it may deserve
+    suggested: Mapped[str | None]
+    #: of that label, 0 to 1
+    probability: Mapped[float | None]
+    #: the part it belongs to: train, val, test
+    split: Mapped[str | None]
+    #: `model:number` of the version that looked
+    version: Mapped[str]
+    #: the model's newest label then: what was labelled later is settled
+    last_label_id: Mapped[int] = mapped_column(BigInteger)
+    proposed_at_s: Mapped[float] = mapped_column(default=now_s())
+    #: when a person said something about it
+    settled_at_s: Mapped[float | None]
 
 
 class ApiKey(Base):

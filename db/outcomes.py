@@ -95,7 +95,7 @@ def page(
         .order_by(row.position)
         .limit(limit)
     )
-    return [_recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
+    return [recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
 
 
 def stream(session: Session, job_id: uuid.UUID, *, errors: bool | None = None) -> Iterator[Recorded]:
@@ -129,7 +129,7 @@ def recorded_since(
         .order_by(row.recorded_at_s.desc() if is_newest_first else row.recorded_at_s)
         .limit(limit)
     )
-    return [_recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
+    return [recorded(found, name) for found, name in session.execute(_only(chosen, errors))]
 
 
 def last_of_content(session: Session, version_id: int, sha256: str) -> tuple[tuple[str, float], ...]:
@@ -170,7 +170,8 @@ def _storable(message: str) -> str:
     return message[:MAX_MESSAGE].replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
-def _recorded(row: models.Outcome, version: str | None) -> Recorded:
+def recorded(row: models.Outcome, version: str | None) -> Recorded:
+    """Make a value of an outcome's row and the name of its version."""
     error = None
     if row.error_kind is not None:
         error = ItemFailure(stage=row.error_stage or "", kind=row.error_kind, message=row.error_message or "")

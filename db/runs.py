@@ -254,14 +254,29 @@ def run(session: Session, run_id: int) -> Run:
     return _run(*found)
 
 
-def runs(session: Session, limit: int, model: str | None = None, state: RunState | None = None) -> list[Run]:
-    """List up to `limit` runs, newest first."""
+def runs(
+    session: Session,
+    limit: int,
+    model: str | None = None,
+    state: RunState | None = None,
+    *,
+    before: int | None = None,
+) -> list[Run]:
+    """List up to `limit` runs, newest first; those with a number below `before`, if that is given."""
     chosen = _runs().order_by(Row.id.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.where(Row.id < before)
     if model is not None:
         chosen = chosen.where(Row.model == model)
     if state is not None:
         chosen = chosen.where(Row.state == state)
     return [_run(*found) for found in session.execute(chosen)]
+
+
+def by_version(session: Session, version_id: int) -> Run | None:
+    """Read the run that made a version, if one did."""
+    found = session.execute(_runs().where(Row.version_id == version_id).limit(1)).one_or_none()
+    return found and _run(*found)
 
 
 def active(session: Session, model: str) -> Run | None:

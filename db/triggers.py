@@ -45,10 +45,12 @@ def write(session: Session, new: NewTick) -> Tick:
     return copied(Tick, _repeat(session, new) or _begin(session, new))
 
 
-def ticks(session: Session, model: str | None, limit: int) -> list[Tick]:
-    """List up to `limit` decisions about a model, or about all, newest first."""
+def ticks(session: Session, model: str | None, limit: int, *, before: int | None = None) -> list[Tick]:
+    """List up to `limit` decisions about a model, or about all, newest first; those below a number, if it is given."""
     row = models.Tick
     newest = select(row).order_by(row.id.desc()).limit(limit)
+    if before is not None:
+        newest = newest.where(row.id < before)
     if model is not None:
         newest = newest.where(row.model == model)
     return [copied(Tick, found) for found in session.scalars(newest)]

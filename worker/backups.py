@@ -71,6 +71,7 @@ class Named:
             "shards": ("items", self._images),
             "images": ("reference", self._images),
             "labels": ("reference", self._images),
+            "proposals": ("reference", self._images),
         }
         return notes | ({"outcomes": ("reference", self._images)} if self.takes_all_images else {})
 

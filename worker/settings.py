@@ -96,6 +96,12 @@ def _broker(text: str) -> str:
         raise ValueError("give a redis://, rediss://, redis+socket:// or sentinel:// URL") from None
 
 
+def _link(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError("give an http:// or https:// URL")
+    return text
+
+
 def _database(text: str) -> str:
     if text and not text.startswith(("sqlite:///", "postgresql+psycopg://")):
         raise ValueError("give a sqlite:///FILE or postgresql+psycopg:// URL")
@@ -203,6 +209,7 @@ class Settings:
     learn_share: float = _setting(_share, 0.1, "share of time a run takes while images wait for the same device")
     pixel_cache_bytes: int = _setting(_positive, 2 * 1024**3, "memory for decoded training images, in bytes")
     flower_port: int = _setting(_positive, 5555, "loopback port of Flower in `imagemill up`")
+    flower_url: str = _setting(_link, "", "where people reach Flower; the console links to it, empty shows no link")
     flower_basic_auth: str = _setting(str, "", "user:password of Flower, which never runs open")
     webhook_token: str = _setting(_token, "", "what Label Studio shows to `imagemill webhook`, which never runs open")
     callback_hosts: tuple[str, ...] = _setting(

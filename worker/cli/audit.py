@@ -7,13 +7,15 @@ from argparse import Namespace
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from db import session
+from db import proposals, session
 from worker import playbook, retraining, runtime
 from worker.cli import output
 from worker.cli.parsing import model_name
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
     from worker.learning.auditing import Audit
 
 
@@ -30,6 +32,7 @@ def audit(asked: Namespace, settings: Settings) -> int:
             output.errors().status("Auditing the labels ..."),
         ):
             found = auditing.audit_labels(opened, asked.model, base, seed=asked.seed)
+        _propose(sessions, found)
     if asked.json:
         output.as_json(found)
     else:
@@ -37,6 +40,25 @@ def audit(asked: Namespace, settings: Settings) -> int:
         _print_leaks(found, asked.num)
         _print_sum(found, asked.num)
     return 0
+
+
+def _propose(sessions: "sessionmaker[Session]", found: "Audit") -> None:
+    """Let the suspects wait on the console's review page."""
+    new = [
+        proposals.NewProposal(
+            reference=one.reference,
+            sha256=one.sha256,
+            why="suspect",
+            score=one.p_label,
+            label=one.label,
+            suggested=one.suggested,
+            probability=one.p_suggested,
+            split=one.split,
+        )
+        for one in found.suspects
+    ]
+    with session.transaction(sessions) as transaction:
+        proposals.replace(transaction, found.model, "audit", found.base, new)
 
 
 def _print_suspects(found: "Audit", num: int) -> None:
@@ -83,4 +105,8 @@ def _print_sum(found: "Audit", num: int) -> None:
     if len(found.suspects) > num:
         console.print(f"- These are the first {num:,}; --num shows more, --json prints all.")
     if found.suspects:
-        console.print(f"\nCorrect one with: imagemill labels add IMAGE --label LABEL --model {found.model}")
+        console.print(
+            f"\nCorrect one with: imagemill labels add IMAGE --label LABEL --model {found.model}; or in the console, "
+            "where they wait",
+            soft_wrap=True,
+        )

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from db import proposals, session
 from worker import label_studio, manifests, playbook, runtime, worklists
 from worker.cli import output
 from worker.cli.parsing import model_name
@@ -14,6 +15,8 @@ from worker.messages import MessageInvalid
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
     from worker.learning.suggesting import Found, Suggested
 
 #: what each kind of choice is, and what its score says
@@ -74,7 +77,26 @@ def _found(asked: Namespace, settings: Settings) -> "Found":
         workshop.opened(settings.or_here(), sessions) as opened,
         output.errors().status("Looking at images without a label ..."),
     ):
-        return suggesting.suggest(opened, wish, known)
+        found = suggesting.suggest(opened, wish, known)
+        _propose(sessions, found)
+        return found
+
+
+def _propose(sessions: "sessionmaker[Session]", found: "Found") -> None:
+    """Let the suggestions wait on the console's review page."""
+    new = [
+        proposals.NewProposal(
+            reference=one.reference,
+            sha256=one.sha256,
+            why=one.why,
+            score=one.score,
+            suggested=one.predicted,
+            probability=one.probability,
+        )
+        for one in found.suggestions
+    ]
+    with session.transaction(sessions) as transaction:
+        proposals.replace(transaction, found.model, "suggest", found.version, new)
 
 
 def _print(found: "Found", *, is_recent: bool) -> None:
@@ -120,4 +142,6 @@ def _say_next(asked: Namespace, found: "Found", form: str | None) -> None:
         said = f"import {asked.out} into a Label Studio project; `imagemill webhook` takes its labels"
     else:
         said = "write them down with --out FILE.jsonl, or for Label Studio with --out FILE.json"
-    output.console().print(f"\nNext: {output.plain(said)}", soft_wrap=True)
+    output.console().print(
+        f"\nNext: {output.plain(said)}; or label them in the console, where they wait", soft_wrap=True
+    )

@@ -22,6 +22,7 @@ from db import snapshots as snapshot_rows
 from db.models import Verdict
 from pipeline import errors
 from pipeline.learning import heads, optimizers
+from pipeline.learning.epochs import Epoch
 from pipeline.learning.heads import Head
 from pipeline.learning.snapshots import Snapshot
 from worker.learning import judging, keeping, material, planning, reporting, snapshotting, training
@@ -37,6 +38,8 @@ NO_SPACE = "There is no space left on the disk of the store; free some, and ask 
 NO_DEVICE_MEMORY = "Not even one image fits on the device; stop what shares it, or take a smaller network."
 NO_HOST_MEMORY = "The host has no memory left; lower IMAGEMILL_PIXEL_CACHE_BYTES, or give the worker more."
 UNEXPECTED = "Something unexpected went wrong ({}); the learn worker's log says where."
+#: what is drawn while a run trains, of the newest epochs
+CURVES, MOST_EPOCHS = ("train_loss", "val_nll", "val_balanced_accuracy"), 300
 
 
 def carry_out(workshop: Workshop, watch: Watch) -> str:
@@ -134,6 +137,8 @@ class Carrying:
         self.watch = watch
         self.run = watch.run
         self.step = "none"
+        # A worker that takes a run over goes on drawing where the other one was killed.
+        self._curve: list[dict[str, Any]] = list((watch.run.progress or {}).get("curve", ()))
 
     def to_the_end(self) -> Verdict:
         """Do the steps that are left and give the verdict."""
@@ -219,12 +224,18 @@ class Carrying:
             self.playbook.recipe,
             candidates,
             folder=self.workshop.run_folder(self.run.id),
-            on_epoch=lambda strategy, epoch, num_epochs: self._note(
-                progress={"strategy": strategy, "epoch": epoch.number, "of": num_epochs, **epoch.as_dict()}
-            ),
+            on_epoch=self._tell_epoch,
             champion=self._champion_head(),
         )
         return keeping.keep(self.workshop, self.run.id, trained)
+
+    def _tell_epoch(self, strategy: str, epoch: Epoch, num_epochs: int) -> None:
+        """Let whoever watches see the epoch, and the curve up to it."""
+        self._curve.append(
+            {"strategy": strategy, "epoch": epoch.number, **{name: getattr(epoch, name) for name in CURVES}}
+        )
+        progress = {"strategy": strategy, "epoch": epoch.number, "of": num_epochs, **epoch.as_dict()}
+        self._note(progress=progress | {"curve": self._curve[-MOST_EPOCHS:]})
 
     def _champion_head(self) -> Head | None:
         """Give the head that serves, if it stands on the very backbone that this run starts from."""

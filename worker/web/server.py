@@ -23,8 +23,9 @@ from worker.web import (
     problems,
     runs,
 )
+from worker.web.console import pictures, site
 
-#: Every part of the API.
+#: Every part of the API, and the console.
 ROUTERS = (
     health.router,
     documents.router,
@@ -34,6 +35,7 @@ ROUTERS = (
     labels.router,
     runs.router,
     models.router,
+    site.router,
 )
 
 #: Seconds a kept-alive connection may lie idle.
@@ -49,8 +51,8 @@ def build(settings: Settings, project: label_studio.Project = label_studio.Proje
 
     @asynccontextmanager
     async def owning(app: FastAPI) -> AsyncIterator[None]:
-        with house.opened(settings, project) as owned:
-            app.state.house = owned
+        with house.opened(settings, project) as owned, pictures.opened(settings) as shown:
+            app.state.house, app.state.pictures = owned, shown
             yield
 
     app = FastAPI(
