@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
 from pipeline import failpoints
-from worker import inline, messages, sizing
+from worker import inline, measures, messages, sizing
 from worker.messages import Refusal, Reply
+from worker.meter import Meter
 from worker.quotas import Overloaded, Quotas
 
 #: Tells the classify queue that a shard waits.
@@ -44,6 +45,8 @@ class Desk:
     shard_size: int
     #: How much may wait.
     quotas: Quotas = field(default_factory=Quotas)
+    #: What was counted; the heartbeat writes it down.
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def full_bell(self) -> int:
@@ -93,7 +96,17 @@ def submit_all(desk: Desk, wires: Sequence[object]) -> list[Submitted]:
     read = [_read(desk, wire) for wire in wires]
     small = [one for one in read if isinstance(one, messages.Submission) and _is_small(one, desk.full_bell)]
     accepted = _accept(desk, small)
-    return [accepted.get(id(one)) or Submitted(reply=_recorded(desk, one)) for one in read]
+    submitted = [accepted.get(id(one)) or Submitted(reply=_recorded(desk, one)) for one in read]
+    _count(desk.meter, read, submitted)
+    return submitted
+
+
+def _count(meter: Meter, read: Sequence[messages.Submission | Refusal], submitted: Sequence[Submitted]) -> None:
+    for asked, became in zip(read, submitted, strict=True):
+        if isinstance(became.reply, Refusal):
+            meter.add(measures.REFUSED, 1, became.reply.kind)
+        elif isinstance(asked, messages.Submission):
+            meter.add(measures.SUBMITTED, len(asked.items), asked.model, asked.priority)
 
 
 def _recorded(desk: Desk, read: messages.Submission | Refusal) -> Reply:

@@ -20,6 +20,7 @@ from db import errors as db_errors
 from db import migrate, session
 from pipeline import errors as pipeline_errors
 from worker import bell, heartbeat, intake, learner, learning_desk, notices, quotas
+from worker.meter import Meter
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,10 +60,14 @@ def open_or_end(role: str, build: Callable[[], Owned]) -> Owned | None:
 
 
 def start_heartbeat(
-    role: str, sessions: sessionmaker[Session], *, chores: Sequence[Callable[[], None]] = ()
+    role: str,
+    sessions: sessionmaker[Session],
+    *,
+    chores: Sequence[Callable[[], None]] = (),
+    meter: Meter | None = None,
 ) -> heartbeat.Heartbeat:
-    """Show in the ledger that a child lives, and do its chores."""
-    beating = heartbeat.Heartbeat(sessions, partial(heartbeat.row, role), chores=chores)
+    """Show in the ledger that a child lives, do its chores and write down what it counts."""
+    beating = heartbeat.Heartbeat(sessions, partial(heartbeat.row, role), chores=chores, meter=meter)
     beating.start()
     return beating
 

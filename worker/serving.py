@@ -21,7 +21,7 @@ from pipeline import decoders, failpoints, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
-from worker import claiming, endings, recall
+from worker import claiming, endings, metering, recall
 from worker.messages import BULK
 from worker.recall import UNKNOWN, Content
 from worker.sittings import Station, Tally
@@ -94,6 +94,7 @@ def sit(station: Station, shard_id: int) -> Tally:
             in_order = True
         finally:
             sitting.give_back(forgive=in_order)
+            sitting.count()
         if tally.is_cut_short and not tally.left:
             tally.left += claiming.next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
@@ -120,12 +121,20 @@ class _Sitting:
         self.sheets: dict[int, _Sheet] = {}
         self.spent = batching.StageSeconds()
         self.looks_at_s = time.monotonic() + LOOK_S
+        self.began_s = time.monotonic()
+        self.meter = metering.SittingMeter(meter=station.meter, model=version.model)
 
     def open(self, claims: Sequence[leases.Claim]) -> None:
         """Hold what was claimed: from now on each lease is extended, and ended or given back."""
         for claim in claims:
             self.station.held[claim.shard_id] = claim.fence
             self.sheets[claim.shard_id] = _Sheet(claim=claim)
+            self.tally.waits.append((claim.priority, claim.waited_s))
+
+    def count(self) -> None:
+        """Tell the meter what is new."""
+        self.tally.fetch_s, self.tally.decode_s = self.spent.fetch, self.spent.decode
+        self.meter.tell(self.tally, total_s=time.monotonic() - self.began_s)
 
     def serve(self, claims: Sequence[leases.Claim]) -> None:
         version = self.version
@@ -147,7 +156,6 @@ class _Sitting:
                 break
             if time.monotonic() >= self.looks_at_s and self._is_in_the_way():
                 self._let_pass(classifier)
-        self.tally.fetch_s, self.tally.decode_s = self.spent.fetch, self.spent.decode
 
     def _is_in_the_way(self) -> bool:
         """Whether bulk is in hand; what cost an attempt before has no company, or neighbours would pay for the next."""
@@ -263,7 +271,9 @@ class _Sitting:
         for (sheet, item), content, prediction in zip(batch.tags, batch.notes, predicted.predictions, strict=True):
             sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id, content))
         self.tally.num_recalled += len(batch.spared)
-        self.tally.num_batches += bool(batch.tags)
+        if batch.tags:
+            self.tally.num_batches += 1
+            self.tally.fills.append(len(batch.tags) / self.station.batch_size)
         self.tally.forward_s += predicted.forward_s
 
     def _record(self, sheets: Sequence[_Sheet]) -> None:
@@ -275,12 +285,16 @@ class _Sitting:
             if sheet.claim.shard_id not in lost:
                 self._count(sheet)
             self._close(sheet)
+        self.tally.num_lost += len(lost)
         self.tally.record_s += time.monotonic() - started_s
+        self.count()
 
     def _count(self, sheet: _Sheet) -> None:
+        failures = [outcome.error for outcome in sheet.done if outcome.error is not None]
         self.tally.num_shards += 1
         self.tally.num_items += len(sheet.done)
-        self.tally.num_failed += sum(outcome.error is not None for outcome in sheet.done)
+        self.tally.num_failed += len(failures)
+        self.tally.failures.update((one.stage, one.kind) for one in failures)
 
     def _write(self, sheets: Sequence[_Sheet]) -> frozenset[int]:
         """Record each shard's outcomes together with its end. Gives those whose lease was lost: somebody else's now."""
@@ -290,6 +304,7 @@ class _Sitting:
             failpoints.reach("before_commit")
         failpoints.reach("after_commit_before_ack")
         kept = [(claim, done) for claim, done in recorded if claim.shard_id not in finished.lost]
+        self.tally.ended.extend(finished.ended)
         self.station.tell(endings.notices(finished.ended, kept, self.version.name))
         for shard_id in finished.lost:
             log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)

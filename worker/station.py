@@ -55,9 +55,11 @@ def open_serving(
             warm=warm.names(),
             message=swap.trouble,
             images_per_s=dict(station.paces) or None,
+            readings=heartbeat.memory() | devices.memory(device),
         )
 
-    beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(claiming.extend_leases, station), swap.follow))
+    chores = (partial(claiming.extend_leases, station), swap.follow)
+    beating = heartbeat.Heartbeat(sessions, describe, chores=chores, meter=station.meter)
     beating.start()
 
     def close() -> None:

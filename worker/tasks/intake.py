@@ -34,7 +34,7 @@ def open_desks(**_: object) -> None:
         _learning_desk.append(desks[1])
         desk = desks[0]
         count = partial(desk.quotas.count.renew, desk.sessions)
-        _beating.append(runtime.start_heartbeat("intake", desk.sessions, chores=[count]))
+        _beating.append(runtime.start_heartbeat("intake", desk.sessions, chores=[count], meter=desk.meter))
 
 
 @signals.worker_process_shutdown.connect

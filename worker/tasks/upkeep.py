@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
 from worker import bell, heartbeat, live, logs, messages, relay, runtime, ticking
+from worker.meter import Meter
 from worker.settings import read_settings
 
 logs.take_over()
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _sessions: list[sessionmaker[Session]] = []
 _beating: list[heartbeat.Heartbeat] = []
+_meters: list[Meter] = []
 
 
 @signals.worker_process_init.connect
@@ -24,7 +26,8 @@ def open_ledger(**_: object) -> None:
     sessions = runtime.open_or_end("upkeep", lambda: runtime.open_ledger(read_settings()))
     if sessions is not None:
         _sessions.append(sessions)
-        _beating.append(runtime.start_heartbeat("upkeep", sessions))
+        _meters.append(Meter())
+        _beating.append(runtime.start_heartbeat("upkeep", sessions, meter=_meters[0]))
 
 
 @signals.worker_process_shutdown.connect
@@ -43,6 +46,7 @@ def sweep() -> None:
         workers.beat(transaction, heartbeat.row("beat", name="beat", host="", pid=0))
     ring, num_ringing = partial(bell.ring, app), partial(bell.num_ringing, app)
     swept = relay.sweep(_sessions[0], ring, num_ringing, max_attempts=read_settings().max_attempts)
+    swept.count(_meters[0])
     log.log(logging.INFO if swept.found_something else logging.DEBUG, "swept: %s", swept)
     ticking.sweep_runs(_sessions[0], partial(bell.ring_run, app))
 
