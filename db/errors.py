@@ -19,6 +19,7 @@ Takes nothing. Gives one tree; a class docstring is its default message. Knows n
     ├── UnknownRun
     ├── RunFinished
     ├── RunLost
+    ├── UnknownKey
     └── GateRefuses
 """
 
@@ -92,6 +93,10 @@ class RunFinished(LedgerError):
 
 class RunLost(LedgerError):
     """The run is no longer held by this worker: somebody else took it, or it was cancelled."""
+
+
+class UnknownKey(LedgerError):
+    """The ledger holds no such key."""
 
 
 class GateRefuses(LedgerError):

@@ -574,6 +574,25 @@ class DriftWindow(Base):
     at_s: Mapped[float] = mapped_column(default=now_s())
 
 
+class ApiKey(Base):
+    """A key that callers of HTTP show; several of one name are one caller."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (UniqueConstraint("sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: who calls with it: the `caller` of its jobs
+    name: Mapped[str]
+    #: hex digest of the key, which itself is kept nowhere
+    sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[Any]]
+    created_at_s: Mapped[float] = mapped_column(default=now_s())
+    #: NULL never expires
+    expires_at_s: Mapped[float | None]
+    revoked_at_s: Mapped[float | None]
+    last_used_at_s: Mapped[float | None]
+
+
 Value = TypeVar("Value", bound="DataclassInstance")
 
 

@@ -72,14 +72,9 @@ def start_heartbeat(
     return beating
 
 
-def open_desks(app: Celery, settings: Settings) -> tuple[intake.Desk, learning_desk.LearningDesk]:
-    """Build what an intake child owns: the desk for work, and the one for labels and runs.
-
-    What reads images is imported by name, here, because the pool's parent imports the tasks and must not import Pillow.
-    """
-    labelling = importlib.import_module("worker.labelling")
-    sessions = open_ledger(settings)
-    desk = intake.Desk(
+def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session]) -> intake.Desk:
+    """Build the desk for work, whoever stands at it."""
+    return intake.Desk(
         sessions=sessions,
         ring=partial(bell.ring, app),
         inline_store=settings.inline_store,
@@ -87,7 +82,16 @@ def open_desks(app: Celery, settings: Settings) -> tuple[intake.Desk, learning_d
         shard_size=settings.shard_size,
         quotas=quotas.Quotas(max_waiting=settings.max_waiting_items, max_caller=settings.max_caller_items),
     )
-    return desk, learning_desk.LearningDesk(
+
+
+def open_desks(app: Celery, settings: Settings) -> tuple[intake.Desk, learning_desk.LearningDesk]:
+    """Build what an intake child owns: the desk for work, and the one for labels and runs.
+
+    What reads images is imported by name, here, because the pool's parent imports the tasks and must not import Pillow.
+    """
+    labelling = importlib.import_module("worker.labelling")
+    sessions = open_ledger(settings)
+    return open_desk(app, settings, sessions), learning_desk.LearningDesk(
         sessions=sessions,
         settings=settings,
         record=partial(labelling.record, labelling.open_labeller(settings, sessions)),

@@ -189,6 +189,7 @@ class Settings:
     flower_port: int = _setting(_positive, 5555, "loopback port of Flower in `imagemill up`")
     flower_basic_auth: str = _setting(str, "", "user:password of Flower, which never runs open")
     webhook_token: str = _setting(_token, "", "what Label Studio shows to `imagemill webhook`, which never runs open")
+    http_port: int = _setting(_positive, 8080, "port of `imagemill serve`")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
 
     @classmethod

@@ -1,0 +1,69 @@
+"""A real HTTP server on loopback, over a real ledger and a real Redis: no worker runs unless a test starts one."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import keys, session
+from tests.http.calls import Calls
+from worker.settings import Settings
+from worker.web import server
+
+#: Seconds in which the server must listen.
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A server that runs, and the ledger behind it."""
+
+    port: int
+    settings: Settings
+    sessions: sessionmaker[Session]
+
+    def key(self, *scopes: keys.Scope, name: str = "shop", expires_in_s: float | None = None) -> str:
+        """Make a key."""
+        secret = keys.draw()
+        with session.transaction(self.sessions) as transaction:
+            keys.add(transaction, secret, name=name, scopes=scopes, expires_in_s=expires_in_s)
+        return secret
+
+    def calls(self, *scopes: keys.Scope, name: str = "shop") -> Calls:
+        """Call with a key that is for this."""
+        return Calls(port=self.port, key=self.key(*scopes, name=name) if scopes else "")
+
+
+@pytest.fixture
+def served(database_url: str, home: Path, redis_url: str) -> Iterator[Served]:
+    """The server of this test alone."""
+    settings = Settings(home=home, broker_url=redis_url, database_url=database_url).resolved()
+    yield from serve(settings)
+
+
+def serve(settings: Settings) -> Iterator[Served]:
+    """Run the server in a thread until the test is over."""
+    sessions = session.connect(settings.database_url)
+    listening = socket.create_server(("127.0.0.1", 0))
+    running = uvicorn.Server(server.config(server.build(settings)))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        give_up_s = time.monotonic() + PATIENCE_S
+        while not running.started:
+            assert thread.is_alive()
+            assert time.monotonic() < give_up_s
+            time.sleep(0.01)
+        yield Served(port=listening.getsockname()[1], settings=settings, sessions=sessions)
+    finally:
+        running.should_exit = True
+        thread.join(PATIENCE_S)
+        session.engine_of(sessions).dispose()
+        listening.close()
+    assert not thread.is_alive()
