@@ -9,6 +9,7 @@ from celery import Celery
 
 from db.bells import Bell
 from worker import messages
+from worker.client import BROKER_ERRORS
 
 #: Seconds after which a look at drift is not worth having any more: the next tick asks again.
 DRIFT_EXPIRES_S = 60.0
@@ -36,6 +37,18 @@ def num_ringing(app: Celery, queues: Iterable[str]) -> dict[str, int]:
     with app.connection_for_read() as connection:
         redis = connection.default_channel.client
         return {queue: int(redis.llen(queue)) for queue in queues}
+
+
+def lengths(app: Celery, models: Iterable[str]) -> dict[str, int]:
+    """Count the messages that wait in each queue of a stack that serves these models. Raises OSError without Redis."""
+    classify = [messages.classify_queue(model, urgency) for model in models for urgency in messages.PRIORITIES]
+    try:
+        with app.connection_for_read() as connection:
+            # Else it would try again for ever.
+            connection.ensure_connection(max_retries=1, interval_start=0.1)
+        return num_ringing(app, [messages.INTAKE_QUEUE, messages.UPKEEP_QUEUE, messages.LEARN_QUEUE, *classify])
+    except BROKER_ERRORS as away:
+        raise OSError(str(away)) from None
 
 
 def _send(

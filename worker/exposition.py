@@ -47,13 +47,17 @@ class Exposition:
 
     def page(self, accept: str = "") -> tuple[bytes, str]:
         """Give the page and its content type, in the format that the asker accepts."""
+        encode, content_type = choose_encoder(accept)
+        registry_of_one = CollectorRegistry()
+        registry_of_one.register(_Known(self.metrics()))
+        return encode(registry_of_one), content_type
+
+    def metrics(self) -> Sequence[Metric]:
+        """Give all that can be told now."""
         with self._lock:
             if time.monotonic() >= self._rests_until_s:
                 self._read()
-            encode, content_type = choose_encoder(accept)
-            registry_of_one = CollectorRegistry()
-            registry_of_one.register(_Known(self._known))
-            return encode(registry_of_one), content_type
+            return self._known
 
     def _read(self) -> None:
         started_s = time.monotonic()

@@ -30,7 +30,7 @@ MOST_PROCESSES = 4
 #: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
 LONGEST_SITTING_S = 120.0
 #: Settings whose value is never shown.
-SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth", "webhook_token"})
+SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth", "metrics_token", "webhook_token"})
 #: Characters of a token at least: 16 random ones cannot be guessed.
 MIN_TOKEN = 16
 #: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
@@ -190,6 +190,9 @@ class Settings:
     flower_basic_auth: str = _setting(str, "", "user:password of Flower, which never runs open")
     webhook_token: str = _setting(_token, "", "what Label Studio shows to `imagemill webhook`, which never runs open")
     http_port: int = _setting(_positive, 8080, "port of `imagemill serve`")
+    metrics_token: str = _setting(
+        _token, "", "what Prometheus may show to read /metrics; empty lets in keys with the scope `operate` alone"
+    )
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
 
     @classmethod

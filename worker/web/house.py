@@ -11,9 +11,10 @@ from functools import partial
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import keys, session
-from worker import intake, runtime
+from worker import bell, intake, runtime
 from worker.app import create_app
 from worker.client import Client
+from worker.exposition import Exposition
 from worker.settings import Settings
 
 #: The role under which this process shows in the ledger.
@@ -30,6 +31,8 @@ class House:
     desk: intake.Desk
     #: Hands labels and the wish to retrain to intake, which reads images.
     client: Client
+    #: What Prometheus is told.
+    exposition: Exposition
     #: Keys that were shown since the last beat, by their ids.
     used_keys: set[int] = field(default_factory=set)
 
@@ -40,10 +43,13 @@ def opened(settings: Settings) -> Iterator[House]:
     app = create_app(settings)
     sessions = runtime.open_ledger(settings)
     desk = runtime.open_desk(app, settings, sessions)
+    told = Exposition(
+        sessions=sessions, look=partial(bell.lengths, app, settings.models), max_waiting=settings.max_waiting_items
+    )
     with Client(settings.broker_url) as client:
-        house = House(settings=settings, sessions=sessions, desk=desk, client=client)
-        count = partial(desk.quotas.count.renew, sessions)
-        beating = runtime.start_heartbeat(ROLE, sessions, chores=[count, partial(_note_used, house)])
+        house = House(settings=settings, sessions=sessions, desk=desk, client=client, exposition=told)
+        chores = (partial(desk.quotas.count.renew, sessions), partial(_note_used, house))
+        beating = runtime.start_heartbeat(ROLE, sessions, chores=chores, meter=desk.meter)
         try:
             yield house
         finally:

@@ -7,10 +7,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from worker.settings import Settings
-from worker.web import health, house, problems
+from worker.web import health, house, metrics, problems
 
 #: Every part of the API.
-ROUTERS = (health.router,)
+ROUTERS = (health.router, metrics.router)
 
 #: Seconds a kept-alive connection may lie idle.
 IDLE_S = 30
