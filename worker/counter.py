@@ -136,6 +136,8 @@ def _read(raw: bytes) -> Question | None:
     known = QUICK[envelope.task]
     if known is not None and not fields.keys() <= known:
         return None
+    if envelope.task == messages.SUBMIT:
+        fields = envelopes.with_trace(fields, headers.get("traceparent"))
     return Question(
         id=headers["id"], task=envelope.task, fields=fields, ignores_answer=bool(headers.get("ignore_result"))
     )

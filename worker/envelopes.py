@@ -116,3 +116,9 @@ def _content(body: Any) -> dict[str, Any]:
         case [list() as args, dict() as kwargs, dict() | None]:
             return {"args": args, "kwargs": kwargs}
     raise NoMessage("its content is not a task's arguments")
+
+
+def with_trace(fields: dict[str, Any], header: object) -> dict[str, Any]:
+    """Give a submission's fields with the span that its header names, as instrumented producers send it."""
+    is_span = isinstance(header, str) and messages.TRACEPARENT.fullmatch(header)
+    return {"traceparent": header} | fields if is_span else fields

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import errors as db_errors
 from db import migrate, session
 from pipeline import errors as pipeline_errors
-from worker import bell, heartbeat, intake, learner, learning_desk, notices, quotas
+from worker import bell, heartbeat, intake, learner, learning_desk, notices, quotas, tracing
 from worker.meter import Meter
 from worker.settings import Settings
 
@@ -72,9 +72,10 @@ def start_heartbeat(
     return beating
 
 
-def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session]) -> intake.Desk:
+def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session], *, role: str = "intake") -> intake.Desk:
     """Build the desk for work, whoever stands at it."""
     return intake.Desk(
+        tracer=tracing.open_tracer(settings, role),
         sessions=sessions,
         ring=partial(bell.ring, app),
         inline_store=settings.inline_store,

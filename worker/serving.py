@@ -21,7 +21,7 @@ from pipeline import decoders, failpoints, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
-from worker import claiming, endings, metering, recall
+from worker import claiming, endings, metering, recall, trails
 from worker.messages import BULK
 from worker.recall import UNKNOWN, Content
 from worker.sittings import Station, Tally
@@ -65,6 +65,7 @@ class _Predicted:
     """What a lane made of one batch."""
 
     predictions: Sequence[Prediction]
+    began_s: float
     forward_s: float
 
 
@@ -88,13 +89,15 @@ def sit(station: Station, shard_id: int) -> Tally:
         sitting = _Sitting(station, tally, version, give_up_s=give_up_s)
         in_order = False
         try:
-            sitting.open(claims)
+            sitting.open(claims, started_s)
             failpoints.reach("after_claim")
             sitting.serve(claims)
             in_order = True
         finally:
             sitting.give_back(forgive=in_order)
             sitting.count()
+            if sitting.trail:
+                sitting.trail.close(tally)
         if tally.is_cut_short and not tally.left:
             tally.left += claiming.next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
@@ -123,13 +126,16 @@ class _Sitting:
         self.looks_at_s = time.monotonic() + LOOK_S
         self.began_s = time.monotonic()
         self.meter = metering.SittingMeter(meter=station.meter, model=version.model)
+        self.trail = trails.Trail(station.tracer, version.name, station.owner) if station.tracer else None
 
-    def open(self, claims: Sequence[leases.Claim]) -> None:
+    def open(self, claims: Sequence[leases.Claim], began_s: float) -> None:
         """Hold what was claimed: from now on each lease is extended, and ended or given back."""
         for claim in claims:
             self.station.held[claim.shard_id] = claim.fence
             self.sheets[claim.shard_id] = _Sheet(claim=claim)
             self.tally.waits.append((claim.priority, claim.waited_s))
+        if self.trail:
+            self.trail.claimed(claims, began_s)
 
     def count(self) -> None:
         """Tell the meter what is new."""
@@ -182,7 +188,7 @@ class _Sitting:
             # What is in hand is worth more than a look: whoever records it waits until the ledger is back.
             log.warning("no look for interactive work: %s", str(away).splitlines()[0])
             return [], False
-        self.open(claims)
+        self.open(claims, started_s)
         self.tally.claim_s += time.monotonic() - started_s
         return claims, is_called_away
 
@@ -219,6 +225,8 @@ class _Sitting:
             else:
                 # Left to the sweep, which halves it: an item that fails every batch must not come round for ever.
                 leases.extend(transaction, [(sheet.claim.shard_id, sheet.claim.fence)], lease_s=0.0)
+        if self.trail:
+            self.trail.recorded([sheet.claim.shard_id], time.monotonic(), error="given back")
         if still_ours and sheet.done:
             self._count(sheet)
         if still_ours and not sheet.is_whole:
@@ -258,7 +266,7 @@ class _Sitting:
         with session.transaction(self.station.sessions) as transaction:
             claims = claiming.claim_more(self.station, transaction, first, version)
         # All at once, long before the last is begun.
-        self.open(claims)
+        self.open(claims, started_s)
         self.tally.claim_s += time.monotonic() - started_s
         return claims
 
@@ -270,6 +278,9 @@ class _Sitting:
                 sheet.done.append(_labelled(item, content.recalled, sheet.claim.top_k, version_id, content))
         for (sheet, item), content, prediction in zip(batch.tags, batch.notes, predicted.predictions, strict=True):
             sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id, content))
+        if self.trail:
+            touched = {sheet.claim.shard_id for sheet, _ in batch.tags}
+            self.trail.passed(touched, predicted.began_s, predicted.began_s + predicted.forward_s)
         self.tally.num_recalled += len(batch.spared)
         if batch.tags:
             self.tally.num_batches += 1
@@ -285,6 +296,11 @@ class _Sitting:
             if sheet.claim.shard_id not in lost:
                 self._count(sheet)
             self._close(sheet)
+        if self.trail:
+            self.trail.recorded(
+                [sheet.claim.shard_id for sheet in sheets if sheet.claim.shard_id not in lost], started_s
+            )
+            self.trail.recorded(lost, started_s, error="the lease was lost")
         self.tally.num_lost += len(lost)
         self.tally.record_s += time.monotonic() - started_s
         self.count()
@@ -305,6 +321,8 @@ class _Sitting:
         failpoints.reach("after_commit_before_ack")
         kept = [(claim, done) for claim, done in recorded if claim.shard_id not in finished.lost]
         self.tally.ended.extend(finished.ended)
+        if self.trail:
+            self.trail.ended(finished.ended)
         self.station.tell(endings.notices(finished.ended, kept, self.version.name))
         for shard_id in finished.lost:
             log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
@@ -360,11 +378,11 @@ def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Li
 
 def _predict(classifier: Classifier, batch: _Batch) -> _Predicted:
     if batch.images_NCHW is None:
-        return _Predicted((), 0.0)
+        return _Predicted((), 0.0, 0.0)
     started_s = time.monotonic()
     top_k = max(sheet.claim.top_k for sheet, _ in batch.tags)
     predictions = classifier.predict(batch.images_NCHW, top_k=top_k)
-    return _Predicted(predictions, time.monotonic() - started_s)
+    return _Predicted(predictions, started_s, time.monotonic() - started_s)
 
 
 def _persistently(write: Callable[[], Written]) -> Written:

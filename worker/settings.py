@@ -119,6 +119,12 @@ def _token(text: str) -> str:
     return text
 
 
+def _collector(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError("give an http:// or https:// address")
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -193,6 +199,10 @@ class Settings:
     metrics_token: str = _setting(
         _token, "", "what Prometheus may show to read /metrics; empty lets in keys with the scope `operate` alone"
     )
+    traces_endpoint: str = _setting(
+        _collector, "", "OTLP/HTTP collector that spans are sent to, as http://localhost:4318; empty keeps no traces"
+    )
+    traces_share: float = _setting(_share, 1.0, "share of jobs that are traced, of those that no caller traces")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
 
     @classmethod

@@ -14,6 +14,7 @@ from db import bells, leases, registry
 from pipeline import decoders, images, references
 from worker.messages import Notice, Priority
 from worker.meter import Meter
+from worker.traces import Tracer
 from worker.warm import Warm
 
 #: What a sitting spends its time on.
@@ -55,6 +56,8 @@ class Station:
     paces: dict[str, float] = field(default_factory=dict)
     #: What was counted; the heartbeat writes it down.
     meter: Meter = field(default_factory=Meter)
+    #: Told how each shard went, where traces are kept.
+    tracer: Tracer | None = None
     #: Shards under lease, with their fence tokens; the heartbeat extends them and removes those that were lost.
     held: dict[int, int] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from db import registry, workers
 from pipeline import decoders, devices, errors, images, references
 from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
-from worker import claiming, heartbeat, serving, sittings
+from worker import claiming, heartbeat, serving, sittings, tracing
 from worker.messages import Notice
 from worker.settings import Settings
 from worker.swap import Swap
@@ -66,6 +66,8 @@ def open_serving(
         beating.stop()
         station.pool.shutdown(cancel_futures=True)
         station.lanes.shutdown(cancel_futures=True)
+        if station.tracer:
+            station.tracer.close()
 
     return partial(serving.sit, station), close
 
@@ -105,6 +107,7 @@ def _station(
         recalls=settings.recall,
         tell=tell,
         is_stopping=is_stopping,
+        tracer=tracing.open_tracer(settings, "classify"),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import current_app, shared_task, signals
 
-from worker import counter, heartbeat, intake, learning_desk, logs, messages, notices, runtime
+from worker import counter, envelopes, heartbeat, intake, learning_desk, logs, messages, notices, runtime
 from worker.settings import read_settings
 
 logs.take_over()
@@ -47,7 +47,7 @@ def close_desks(**_: object) -> None:
 @shared_task(name=messages.SUBMIT, bind=True, **ANSWERED)
 def submit(self: Any, **submission: Any) -> dict[str, Any]:
     """Record a job, or a part of one."""
-    return _serve(self, submission)
+    return _serve(self, envelopes.with_trace(submission, getattr(self.request, "traceparent", None)))
 
 
 @shared_task(name=messages.STATUS, bind=True, **ANSWERED)

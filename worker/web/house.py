@@ -42,7 +42,7 @@ def opened(settings: Settings) -> Iterator[House]:
     """Connect to the ledger and the broker, and show in the ledger that this process lives. Raises `LedgerError`."""
     app = create_app(settings)
     sessions = runtime.open_ledger(settings)
-    desk = runtime.open_desk(app, settings, sessions)
+    desk = runtime.open_desk(app, settings, sessions, role=ROLE)
     told = Exposition(
         sessions=sessions, look=partial(bell.lengths, app, settings.models), max_waiting=settings.max_waiting_items
     )
@@ -54,6 +54,8 @@ def opened(settings: Settings) -> Iterator[House]:
             yield house
         finally:
             beating.stop()
+            if desk.tracer:
+                desk.tracer.close()
             app.close()
             session.engine_of(sessions).dispose()
 
