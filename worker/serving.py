@@ -21,7 +21,7 @@ from pipeline import decoders, failpoints, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
-from worker import claiming, endings, metering, recall, trails
+from worker import claiming, endings, lines, metering, recall, trails
 from worker.messages import BULK
 from worker.recall import UNKNOWN, Content
 from worker.sittings import Station, Tally
@@ -85,6 +85,7 @@ def sit(station: Station, shard_id: int) -> Tally:
     failpoints.reach("before_claim")
     claims, version = claiming.claim(station, shard_id, give_up_s)
     if version is not None:
+        lines.found(job=claims[0].job_id, shard=claims[0].shard_id, version=version.name)
         tally.claim_s = time.monotonic() - started_s
         sitting = _Sitting(station, tally, version, give_up_s=give_up_s)
         in_order = False
@@ -324,13 +325,16 @@ class _Sitting:
         if self.trail:
             self.trail.ended(finished.ended)
         self.station.tell(endings.notices(finished.ended, kept, self.version.name))
-        for shard_id in finished.lost:
-            log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
+        for claim, _ in recorded:
+            if claim.shard_id in finished.lost:
+                with lines.about(job=claim.job_id, shard=claim.shard_id):
+                    log.warning("the lease on shard %s was lost; its outcomes are dropped", claim.shard_id)
         return finished.lost
 
     def _refuse(self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError) -> None:
         """Give a shard back whose version will not load; after the last attempt, record that as its items' outcome."""
-        log.error("%s cannot be loaded: %s", version.name, broken)
+        with lines.about(job=claim.job_id, shard=claim.shard_id):
+            log.error("%s cannot be loaded: %s", version.name, broken)
         sheet = self.sheets[claim.shard_id]
         # A store or a device that is away says nothing against the checkpoint: that is waited out.
         passing = isinstance(broken, pipeline_errors.StoreUnreachable | pipeline_errors.DeviceUnavailable)

@@ -204,6 +204,9 @@ class Settings:
     )
     traces_share: float = _setting(_share, 1.0, "share of jobs that are traced, of those that no caller traces")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
+    log_format: str = _setting(
+        _one_of("text", "json"), "text", "json writes each line as an object, with the job and shard it concerns"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":

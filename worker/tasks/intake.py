@@ -8,7 +8,7 @@ from celery import current_app, shared_task, signals
 from worker import counter, envelopes, heartbeat, intake, learning_desk, logs, messages, notices, runtime
 from worker.settings import read_settings
 
-logs.take_over()
+logs.take_over("intake")
 
 #: Answered even if the worker dies in between: whoever asked asks again, with the same ids. Neither question nor answer
 #: is shown in events, for both hold references.

@@ -11,7 +11,7 @@ from worker import bell, heartbeat, live, logs, messages, relay, runtime, tickin
 from worker.meter import Meter
 from worker.settings import read_settings
 
-logs.take_over()
+logs.take_over("upkeep")
 
 log = logging.getLogger(__name__)
 
