@@ -3,7 +3,7 @@
 Knows nothing of SQL's or torch's doings; the message names a shard and nothing else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from celery import Celery
 
@@ -11,14 +11,18 @@ from db.bells import Bell
 from worker import messages
 from worker.client import BROKER_ERRORS
 
+#: Names a version by its id; None where it cannot be told just now.
+NameOf = Callable[[int], str | None]
 #: Seconds after which a look at drift is not worth having any more: the next tick asks again.
 DRIFT_EXPIRES_S = 60.0
 
 
-def ring(app: Celery, bell: Bell) -> None:
+def ring(app: Celery, bell: Bell, name_of: NameOf = lambda _: None) -> None:
     """Send the classify message for a shard; its short text in Flower says job, items and version."""
     queue = messages.classify_queue(bell.model, bell.priority)
-    shown = f"shard {bell.shard_id}, job {bell.job_id}, {bell.num_items} items"
+    pinned = None if bell.version_id is None else name_of(bell.version_id)
+    version = f"{bell.model}:latest" if bell.version_id is None else pinned or bell.model
+    shown = f"shard {bell.shard_id}, job {bell.job_id}, {bell.num_items} items, {version}"
     _send(app, messages.CLASSIFY, queue, {"shard": bell.shard_id}, shown)
 
 

@@ -36,6 +36,8 @@ class Question:
     fields: dict[str, Any]
     #: Nobody reads the answer: who submitted listens for the job's notices instead.
     ignores_answer: bool
+    #: What Flower may show of it.
+    shown: str = "{...}"
 
     @property
     def listened_for(self) -> str | None:
@@ -139,5 +141,9 @@ def _read(raw: bytes) -> Question | None:
     if envelope.task == messages.SUBMIT:
         fields = envelopes.with_trace(fields, headers.get("traceparent"))
     return Question(
-        id=headers["id"], task=envelope.task, fields=fields, ignores_answer=bool(headers.get("ignore_result"))
+        id=headers["id"],
+        task=envelope.task,
+        fields=fields,
+        ignores_answer=bool(headers.get("ignore_result")),
+        shown=envelopes.shown(headers.get("kwargsrepr")),
     )

@@ -6,7 +6,7 @@ from typing import Any
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import bell, lines, logs, messages, runtime, stopping
+from worker import lines, logs, messages, runtime, stopping
 from worker.settings import read_settings
 
 logs.take_over("classify")
@@ -61,4 +61,4 @@ def _classify(shard: int) -> None:
         raise HostMemoryExhausted(f"shard {shard}") from None
     log.info("shard %s: %s", shard, tally)
     for left in tally.left:
-        bell.ring(current_app._get_current_object(), left)
+        _serving[0].ring(left)

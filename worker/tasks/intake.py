@@ -1,11 +1,13 @@
 """Takes submissions, labels and questions from the intake queue. Gives answers. Knows nothing of how they are found."""
 
+import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from celery import current_app, shared_task, signals
 
-from worker import counter, envelopes, heartbeat, intake, learning_desk, logs, messages, notices, runtime
+from worker import counter, envelopes, heartbeat, intake, learning_desk, logs, messages, notices, runtime, showing
 from worker.settings import read_settings
 
 logs.take_over("intake")
@@ -22,6 +24,7 @@ ANSWERED = {
 _desk: list[intake.Desk] = []
 _learning_desk: list[learning_desk.LearningDesk] = []
 _beating: list[heartbeat.Heartbeat] = []
+_show: list[showing.Show] = []
 
 
 @signals.worker_process_init.connect
@@ -73,6 +76,7 @@ def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
     first = counter.Question(
         id=task.request.id, task=task.name, fields=fields, ignores_answer=bool(task.request.ignore_result)
     )
+    began_s = time.time()
     served = counter.serve(_desk[0], [first, *counter.take_waiting(task.app)])
     if served[1:]:
         counter.answer(task.app, served[1:])
@@ -80,7 +84,19 @@ def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
     asked = [one.question.listened_for for one in served if one.question.listened_for]
     if told or asked:
         notices.tell(task.app, told, asked=asked)
+    if served[1:]:
+        _show_others(task, served[1:], began_s)
     return messages.reply_as_json(served[0].reply)
+
+
+def _show_others(task: Any, served: Sequence[counter.Served], began_s: float) -> None:
+    """Tell Flower of those that Celery does not know of."""
+    if not _show:
+        _show.append(showing.Show(task.app, task.request.hostname))
+    answered = [
+        showing.Answered(id=one.question.id, task=one.question.task, shown=one.question.shown) for one in served
+    ]
+    _show[0].tell(answered, began_s=began_s, ended_s=time.time())
 
 
 @shared_task(name=messages.LABELS, **ANSWERED)
