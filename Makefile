@@ -6,7 +6,7 @@ TORCH_BACKEND ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := app,monitor,parquet,s3,codec,embedded,test
+EXTRAS := app,monitor,traces,parquet,s3,codec,embedded,test
 
 # Two files of tests at a time, each file whole and in order (the slow rings last): most of a system test is waiting.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder

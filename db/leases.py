@@ -41,6 +41,10 @@ class Claim:
     top_k: int
     #: times it was claimed, this one included
     attempts: int
+    #: seconds from when it was opened to this claim, by the database's clock
+    waited_s: float = 0.0
+    #: of its job
+    traceparent: str | None = None
     items: tuple[Item, ...]
 
 
@@ -52,10 +56,12 @@ class Ended:
     model: str
     #: None followed the serving pointer
     version_id: int | None
+    priority: Priority
     state: JobState
     num_items: int
     num_succeeded: int
     num_failed: int
+    traceparent: str | None
     #: epoch seconds, as are all times here
     created_at_s: float
     started_at_s: float | None
@@ -290,22 +296,28 @@ def _take(
         )
     )
     shards = {shard.id: shard for shard in session.scalars(taken.returning(Shard))}
-    top_ks = _start_jobs(session, {shard.job_id for shard in shards.values()})
+    started = _start_jobs(session, {shard.job_id for shard in shards.values()})
     taken_in_order = [shards[shard_id] for shard_id in shard_ids if shard_id in shards]
-    return [
-        copied(Claim, shard, shard_id=shard.id, top_k=top_ks[shard.job_id], items=items_of(shard))
-        for shard in taken_in_order
-    ]
+    return [_claim(shard, *started[shard.job_id], lease_s=lease_s) for shard in taken_in_order]
 
 
-def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, int]:
-    jobs = session.execute(select(Job.id, Job.state, Job.top_k).where(Job.id.in_(job_ids)).order_by(Job.id)).all()
-    accepted = [job_id for job_id, state, _ in jobs if state == "accepted"]
+def _claim(shard: Shard, top_k: int, traceparent: str | None, *, lease_s: float) -> Claim:
+    # Both ends by the database's clock: the lease began when it was claimed.
+    waited_s = max(0.0, (shard.lease_until_s or 0.0) - lease_s - shard.created_at_s)
+    about = {"shard_id": shard.id, "top_k": top_k, "traceparent": traceparent, "waited_s": waited_s}
+    return copied(Claim, shard, items=items_of(shard), **about)
+
+
+def _start_jobs(session: Session, job_ids: set[uuid.UUID]) -> dict[uuid.UUID, tuple[int, str | None]]:
+    """Start those that have not begun; gives what their claims need to know of each."""
+    read = select(Job.id, Job.state, Job.top_k, Job.traceparent)
+    jobs = session.execute(read.where(Job.id.in_(job_ids)).order_by(Job.id)).all()
+    accepted = [job_id for job_id, state, _, _ in jobs if state == "accepted"]
     if accepted:
         _lock_jobs(session, accepted)
         started = update(Job).where(Job.id.in_(accepted), Job.state == "accepted")
         session.execute(started.values(state="running", started_at_s=now_s()))
-    return {job_id: top_k for job_id, _, top_k in jobs}
+    return {job_id: (top_k, traceparent) for job_id, _, top_k, traceparent in jobs}
 
 
 def _versions(version_id: int, follows_latest: bool) -> list[ColumnElement[bool]]:

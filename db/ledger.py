@@ -34,6 +34,8 @@ class NewJob:
     #: epoch seconds after which the job expires
     deadline_s: float | None
     caller: str | None
+    #: the caller's span that asked for it, as W3C Trace Context writes one
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,6 +186,8 @@ class Job(Base):
     started_at_s: Mapped[float | None]
     finished_at_s: Mapped[float | None]
     caller: Mapped[str | None]
+    #: the caller's span that asked for it, as W3C Trace Context writes one
+    traceparent: Mapped[str | None]
 
 
 class Part(Base):
@@ -325,6 +327,18 @@ class Worker(Base):
     device_id: Mapped[str | None]
     #: by model, of late; NULL until it has worked
     images_per_s: Mapped[dict[str, Any] | None]
+    #: what it measures of itself, by name: bytes of memory
+    readings: Mapped[dict[str, Any] | None]
+
+
+class Counter(Base):
+    """One sum that only rises, with its labels as a JSON object's text; workers add to it with their heartbeats."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    labels: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
 
 
 class LabelSet(Base):

@@ -34,6 +34,8 @@ class Worker:
     message: str | None = None
     #: by model, of late; None until it has worked
     images_per_s: dict[str, float] | None = None
+    #: what it measures of itself, by name: bytes of memory
+    readings: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

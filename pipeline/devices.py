@@ -50,6 +50,15 @@ def device_id(device: torch.device) -> str | None:
         return None
 
 
+def memory(device: torch.device) -> dict[str, float]:
+    """Give a GPU's memory in bytes: what it has, what anybody has taken, what this process holds; of a CPU nothing."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)
+    return {"device_total_bytes": total, "device_used_bytes": total - free, "device_held_bytes": held}
+
+
 def choose_batch_size(setting: int, device: torch.device) -> int:
     """Give the setting, or for 0 what suits the device: a CPU's caches hold few images, a GPU wants many."""
     return setting or (BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU)

@@ -162,7 +162,7 @@ def post(url: str, roots: Sequence[str], body: bytes, headers: Mapping[str, str]
         raise ItemUnfetchable("timed_out", f"The server did not answer within {within_s:.0f} seconds.") from error
 
 
-def host_of(url: str, roots: Sequence[str]) -> str:
+def allowed_host(url: str, roots: Sequence[str]) -> str:
     """Name the host of a URL that lies under a root, with its port if that is not 443; raise ItemUnfetchable."""
     return _allowed(url, roots).authority
 

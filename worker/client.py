@@ -179,6 +179,7 @@ class Client:
         deadline_s: float | None = None,
         caller: str | None = None,
         callback: str | None = None,
+        traceparent: str | None = None,
         job_id: str | None = None,
         on_sent: Callable[[int], None] | None = None,
     ) -> Receipt:
@@ -187,6 +188,7 @@ class Client:
         The same `idempotency_key` with the same items gives the same job, however often. `version` None pins
         the serving version, `latest` follows promotions, `model:3` is exact. `deadline_s` counts from the first part.
         `callback` is an https:// URL that is told of the job's end, signed (docs/callbacks.md).
+        `traceparent` names your own span, as W3C Trace Context writes one: the work joins its trace.
         Raises `ManifestInvalid`, `Refused`, `NotAcknowledged` or `BrokerUnreachable`.
         """
         num_items = manifests.check(source)
@@ -202,6 +204,7 @@ class Client:
             num_items=num_items,
             caller=caller,
             callback=callback,
+            traceparent=traceparent,
         )
         return self._send_all(header, source, on_sent)
 

@@ -40,6 +40,8 @@ class Question:
     fields: dict[str, Any]
     #: Nobody reads the answer: who submitted listens for the job's notices instead.
     ignores_answer: bool
+    #: What Flower may show of it.
+    shown: str = "{...}"
 
     @property
     def listened_for(self) -> str | None:
@@ -147,6 +149,12 @@ def _read(raw: bytes) -> Question | None:
     known = QUICK[envelope.task]
     if known is not None and not fields.keys() <= known:
         return None
+    if envelope.task == messages.SUBMIT:
+        fields = envelopes.with_trace(fields, headers.get("traceparent"))
     return Question(
-        id=headers["id"], task=envelope.task, fields=fields, ignores_answer=bool(headers.get("ignore_result"))
+        id=headers["id"],
+        task=envelope.task,
+        fields=fields,
+        ignores_answer=bool(headers.get("ignore_result")),
+        shown=envelopes.shown(headers.get("kwargsrepr")),
     )

@@ -36,6 +36,8 @@ _PROPERTIES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("reply_to", "correlation_id"), _TEXT),
 }
 _DELIVERY: Mapping[str, tuple[type, ...]] = {"exchange": (str,), "routing_key": (str,)}
+#: Characters of a message's short text that are shown.
+MAX_SHOWN = 200
 #: Of a message itself: JSON, as base64.
 _FORM = {"content-type": "application/json", "content-encoding": "utf-8"}
 
@@ -116,3 +118,15 @@ def _content(body: Any) -> dict[str, Any]:
         case [list() as args, dict() as kwargs, dict() | None]:
             return {"args": args, "kwargs": kwargs}
     raise NoMessage("its content is not a task's arguments")
+
+
+def with_trace(fields: dict[str, Any], header: object) -> dict[str, Any]:
+    """Give a submission's fields with the span that its header names, as instrumented producers send it."""
+    is_span = isinstance(header, str) and messages.TRACEPARENT.fullmatch(header)
+    return {"traceparent": header} | fields if is_span else fields
+
+
+def shown(short: object) -> str:
+    """Give a message's short text; one without our code gives none, and Celery writes all fields in its stead."""
+    text = str(short or "{")
+    return "{...}" if text.startswith("{") else text[:MAX_SHOWN]

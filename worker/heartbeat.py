@@ -8,16 +8,20 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import errors, session, workers
+from db import counters, errors, session, workers
+from worker.meter import Meter
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two beats: how soon an idle worker sees a promotion.
 EVERY_S = 2.0
+#: Where Linux tells the pages that a process holds.
+STATM = Path("/proc/self/statm")
 
 
 def worker_name(role: str) -> str:
@@ -28,12 +32,21 @@ def worker_name(role: str) -> str:
 def row(role: str, **facts: object) -> workers.Worker:
     """Describe this child for the `workers` table."""
     known: dict[str, object] = {"models": (), "device": "cpu", "state": "ready", "warm": (), "message": None}
+    known["readings"] = memory()
     about = {"name": worker_name(role), "host": socket.gethostname(), "pid": os.getpid(), "role": role}
     return workers.Worker(**(known | about | facts))  # type: ignore[arg-type]  # named fields of one dataclass
 
 
+def memory() -> dict[str, float]:
+    """Measure what this process holds of the machine's memory, where Linux tells."""
+    try:
+        return {"resident_bytes": int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
+    except (OSError, ValueError):
+        return {}
+
+
 class Heartbeat:
-    """Beats until stopped: does the chores, then writes the worker's row."""
+    """Beats until stopped: does the chores, then writes the worker's row, and what its meter has counted."""
 
     def __init__(
         self,
@@ -41,9 +54,11 @@ class Heartbeat:
         describe: Callable[[], workers.Worker],
         *,
         chores: Sequence[Callable[[], None]] = (),
+        meter: Meter | None = None,
         every_s: float = EVERY_S,
     ) -> None:
         self._sessions = sessions
+        self._meter = meter or Meter()
         self._describe = describe
         self._chores = chores
         self._every_s = every_s
@@ -59,18 +74,26 @@ class Heartbeat:
         """Do one beat. Raises `LedgerError` while the ledger is away."""
         for chore in self._chores:
             chore()
-        with session.transaction(self._sessions) as transaction:
-            workers.beat(transaction, self._describe())
+        self._write(lambda transaction: workers.beat(transaction, self._describe()))
 
     def stop(self) -> None:
         """Stop beating and take the worker's row away."""
         self._stop.set()
         self._thread.join(timeout=self._every_s + 5)
         try:
-            with session.transaction(self._sessions) as transaction:
-                workers.leave(transaction, self._describe().name)
+            self._write(lambda transaction: workers.leave(transaction, self._describe().name))
         except errors.LedgerError as away:
             log.warning("left without a goodbye: %s", away)
+
+    def _write(self, about: Callable[[Session], None]) -> None:
+        amounts = self._meter.take()
+        try:
+            with session.transaction(self._sessions) as transaction:
+                about(transaction)
+                counters.add(transaction, amounts)
+        except (errors.LedgerError, SQLAlchemyError):
+            self._meter.put_back(amounts)
+            raise
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):

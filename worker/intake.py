@@ -3,6 +3,7 @@
 Knows nothing of Celery: bells go out through the `ring` it is handed, after the commit that justifies them.
 """
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, callbacks, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
 from pipeline import failpoints
-from worker import inline, messages, receivers, sizing, troubles
+from worker import inline, measures, messages, receivers, sizing, traces, troubles
 from worker.messages import Refusal, Reply
+from worker.meter import Meter
 from worker.quotas import Overloaded, Quotas
+from worker.traces import Tracer
 
 #: Tells the classify queue that a shard waits.
 Ring = Callable[[bells.Bell], None]
@@ -46,6 +49,10 @@ class Desk:
     quotas: Quotas = field(default_factory=Quotas)
     #: Roots of the URLs that may be told of a job's end; without one nobody is.
     callback_roots: tuple[str, ...] = ()
+    #: What was counted; the heartbeat writes it down.
+    meter: Meter = field(default_factory=Meter)
+    #: Told how each submission went, where traces are kept.
+    tracer: Tracer | None = None
 
     @property
     def full_bell(self) -> int:
@@ -94,10 +101,53 @@ def submit(desk: Desk, wire: object) -> Reply:
 
 def submit_all(desk: Desk, wires: Sequence[object]) -> list[Submitted]:
     """Record jobs or parts of jobs and acknowledge each; small jobs that are new share one transaction."""
+    began_s = time.time()
     read = [_read(desk, wire) for wire in wires]
     small = [one for one in read if isinstance(one, messages.Submission) and _is_small(one, desk.full_bell)]
     accepted = _accept(desk, small)
-    return [accepted.get(id(one)) or Submitted(reply=_recorded(desk, one)) for one in read]
+    submitted = [accepted.get(id(one)) or Submitted(reply=_recorded(desk, one)) for one in read]
+    _count(desk.meter, read, submitted)
+    if desk.tracer:
+        _trace(desk.tracer, read, submitted, began_s)
+    return submitted
+
+
+def _count(meter: Meter, read: Sequence[messages.Submission | Refusal], submitted: Sequence[Submitted]) -> None:
+    for asked, became in zip(read, submitted, strict=True):
+        if isinstance(became.reply, Refusal):
+            meter.add(measures.REFUSED, 1, became.reply.kind)
+        elif isinstance(asked, messages.Submission):
+            meter.add(measures.SUBMITTED, len(asked.items), asked.model, asked.priority)
+
+
+def _trace(
+    tracer: Tracer, read: Sequence[messages.Submission | Refusal], submitted: Sequence[Submitted], began_s: float
+) -> None:
+    """Tell each submission as a span; those that were answered together took the same time."""
+    ended_s = time.time()
+    for asked, became in zip(read, submitted, strict=True):
+        if isinstance(asked, Refusal):
+            continue  # it names no job
+        trace = traces.of_job(uuid.UUID(asked.job_id), asked.traceparent)
+        refused = became.reply if isinstance(became.reply, Refusal) else None
+        if trace.is_kept(tracer.share):
+            facts: traces.Facts = {
+                "imagemill.job": asked.job_id,
+                "imagemill.model": asked.model,
+                "imagemill.items": len(asked.items),
+            }
+            tracer.tell(
+                traces.Span(
+                    name="intake",
+                    trace_id=trace.trace_id,
+                    span_id=traces.new_span_id(),
+                    parent_id=trace.root_id,
+                    began_s=began_s,
+                    ended_s=ended_s,
+                    facts=facts,
+                    error=refused.kind if refused else None,
+                )
+            )
 
 
 def _recorded(desk: Desk, read: messages.Submission | Refusal) -> Reply:
@@ -297,6 +347,7 @@ def _header(transaction: Session, submission: messages.Submission, version_id: i
         num_items=submission.num_items,
         deadline_s=None if deadline_s is None else session.clock(transaction) + deadline_s,
         caller=submission.caller,
+        traceparent=submission.traceparent,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import runs, session, shards, workers
-from worker import heartbeat
+from worker import heartbeat, lines
 from worker.learning.watch import Watch
 from worker.settings import Settings
 from worker.sizing import ALIVE_S
@@ -46,6 +46,7 @@ class Learner:
             )
         if run is None:
             return "nothing left to claim"
+        lines.found(model=run.model)
         workshop = self._open_workshop()
         self._watch = Watch(
             self._sessions,

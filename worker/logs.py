@@ -1,15 +1,22 @@
-"""Takes a level. Gives one line per event on stderr, from this code and Celery alike. Knows nothing of the events."""
+"""Takes a level, a format and a role. Gives one line per event on stderr, from this code and Celery alike.
+
+Knows nothing of the events.
+"""
 
 import logging
+from functools import partial
 
 from celery import signals
 
-FORMAT = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
+from worker import lines
+from worker.settings import read_settings
 
 
-def set_up(level: str) -> None:
+def set_up(level: str, *, form: str = "text", role: str = "") -> None:
     """Log to stderr from `level` on; Celery's own word per task is left out, ours says more."""
-    logging.basicConfig(level=level, format=FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(lines.Json(role) if form == "json" else lines.Text())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in (
         "celery.worker.strategy",
         "celery.app.trace",
@@ -23,10 +30,11 @@ def set_up(level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def take_over() -> None:
+def take_over(role: str) -> None:
     """Set up logging in Celery's stead, in the pool's parent and in each child that imports a task module."""
-    signals.setup_logging.connect(_set_up, dispatch_uid="imagemill")
+    signals.setup_logging.connect(partial(_set_up, role), weak=False, dispatch_uid="imagemill")
 
 
-def _set_up(loglevel: int | str | None = None, **_: object) -> None:
-    set_up(logging.getLevelName(loglevel) if isinstance(loglevel, int) and loglevel else "INFO")
+def _set_up(role: str, loglevel: int | str | None = None, **_: object) -> None:
+    level = logging.getLevelName(loglevel) if isinstance(loglevel, int) and loglevel else "INFO"
+    set_up(level, form=read_settings().log_format, role=role)

@@ -80,6 +80,9 @@ MAX_TOP_K = 100
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 VERSION_NAME = re.compile(rf"latest|{MODEL_NAME.pattern}:[1-9][0-9]{{0,8}}")
 
+#: A span as W3C Trace Context writes it: trace and span, neither of them all zeros, and flags.
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
 _ITEM_FIELDS = frozenset({"reference", "key", "bytes"})
 
 #: Named here too, for all who read messages.
@@ -201,6 +204,8 @@ class Submission:
     caller: str | None = None
     #: An https:// URL that is told of the job's end; its host must be one that the operator allows.
     callback: str | None = None
+    #: The caller's span, as W3C Trace Context writes one: what is done for the job joins its trace.
+    traceparent: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give the wire form, without the fields that are at their defaults."""
@@ -236,6 +241,7 @@ class Submission:
             first_position=first,
             caller=forms.text_or_none(fields, "caller"),
             callback=forms.text_or_none(fields, "callback", most=MAX_URL),
+            traceparent=forms.match(fields, "traceparent", TRACEPARENT, default=None),
         )
         submission._refuse_repeated_keys()
         forms.refuse_heavy(submission.items, "items", most=MAX_PART_BYTES)

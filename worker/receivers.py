@@ -27,14 +27,14 @@ def secrets(settings: Settings) -> tuple[bytes, ...]:
     return tuple(signatures.parse(text) for text in settings.callback_secret.split())
 
 
-def host_of(url: str, allowed: Sequence[str]) -> str:
+def allowed_host(url: str, allowed: Sequence[str]) -> str:
     """Name the host of a callback's URL. Raises CallbackRefused."""
     if not allowed:
         raise CallbackRefused(
             "Callbacks are off here: the operator sets IMAGEMILL_CALLBACK_HOSTS and IMAGEMILL_CALLBACK_SECRET."
         )
     try:
-        return urls.host_of(url, allowed)
+        return urls.allowed_host(url, allowed)
     except ItemUnfetchable as wrong:
         raise CallbackRefused(_sentence(wrong)) from None
 

@@ -10,8 +10,9 @@ from dataclasses import astuple, dataclass
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, session, sweeps
-from worker import messages
+from worker import measures, messages
 from worker.intake import Ring
+from worker.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,13 @@ class Sweep:
     def found_something(self) -> bool:
         """Whether there was anything to mend."""
         return bool(self.num_expired or self.num_rung or any(astuple(self.reaped)))
+
+    def count(self, meter: Meter) -> None:
+        """Count what was found."""
+        meter.add(measures.EXPIRED, self.num_expired)
+        meter.add(measures.RUNG_AGAIN, self.num_rung)
+        for how in ("returned", "split", "failed"):
+            meter.add(measures.REAPED, getattr(self.reaped, f"num_{how}"), how)
 
     def __str__(self) -> str:
         return (

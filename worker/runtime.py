@@ -17,9 +17,10 @@ from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import errors as db_errors
-from db import migrate, session
+from db import migrate, registry, session
 from pipeline import errors as pipeline_errors
-from worker import bell, callbacks, heartbeat, intake, learner, learning_desk, notices, quotas, receivers
+from worker import bell, callbacks, heartbeat, intake, learner, learning_desk, notices, quotas, receivers, tracing
+from worker.meter import Meter
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,10 +60,14 @@ def open_or_end(role: str, build: Callable[[], Owned]) -> Owned | None:
 
 
 def start_heartbeat(
-    role: str, sessions: sessionmaker[Session], *, chores: Sequence[Callable[[], None]] = ()
+    role: str,
+    sessions: sessionmaker[Session],
+    *,
+    chores: Sequence[Callable[[], None]] = (),
+    meter: Meter | None = None,
 ) -> heartbeat.Heartbeat:
-    """Show in the ledger that a child lives, and do its chores."""
-    beating = heartbeat.Heartbeat(sessions, partial(heartbeat.row, role), chores=chores)
+    """Show in the ledger that a child lives, do its chores and write down what it counts."""
+    beating = heartbeat.Heartbeat(sessions, partial(heartbeat.row, role), chores=chores, meter=meter)
     beating.start()
     return beating
 
@@ -77,11 +82,28 @@ def start_sender(settings: Settings, sessions: sessionmaker[Session]) -> callbac
     return sender
 
 
-def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session]) -> intake.Desk:
+def ringer(app: Celery, sessions: sessionmaker[Session]) -> intake.Ring:
+    """Give what rings for shards; a version's name, which never changes, is looked up once."""
+    known: dict[int, str] = {}
+
+    def name_of(version_id: int) -> str | None:
+        if version_id not in known:
+            try:
+                with session.reading(sessions) as reading:
+                    known[version_id] = registry.by_id(reading, version_id).name
+            except db_errors.LedgerError:
+                return None
+        return known[version_id]
+
+    return partial(bell.ring, app, name_of=name_of)
+
+
+def open_desk(app: Celery, settings: Settings, sessions: sessionmaker[Session], *, role: str = "intake") -> intake.Desk:
     """Build the desk for work, whoever stands at it."""
     return intake.Desk(
+        tracer=tracing.open_tracer(settings, role),
         sessions=sessions,
-        ring=partial(bell.ring, app),
+        ring=ringer(app, sessions),
         inline_store=settings.inline_store,
         max_inline_bytes=settings.max_inline_bytes,
         shard_size=settings.shard_size,
@@ -111,6 +133,8 @@ class Serving:
 
     sit: "Callable[[int], Tally]"
     close: Callable[[], None]
+    #: Rings for what a sitting left.
+    ring: intake.Ring
 
 
 def open_serving(app: Celery, settings: Settings, is_stopping: Callable[[], bool]) -> Serving:
@@ -119,7 +143,9 @@ def open_serving(app: Celery, settings: Settings, is_stopping: Callable[[], bool
     The station is imported by name, here, because the pool's parent imports the tasks and must not import torch.
     """
     station = importlib.import_module("worker.station")
-    return Serving(*station.open_serving(settings, open_ledger(settings), notices.Crier(app).tell, is_stopping))
+    sessions = open_ledger(settings)
+    sit, close = station.open_serving(settings, sessions, notices.Crier(app).tell, is_stopping)
+    return Serving(sit=sit, close=close, ring=ringer(app, sessions))
 
 
 def open_learner(settings: Settings, is_stopping: Callable[[], bool]) -> learner.Learner:

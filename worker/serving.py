@@ -21,7 +21,7 @@ from pipeline import decoders, failpoints, images, references
 from pipeline import errors as pipeline_errors
 from pipeline.serving import batching, lanes
 from pipeline.serving.classifier import Classifier, Prediction
-from worker import claiming, endings, recall
+from worker import claiming, endings, lines, metering, recall, trails
 from worker.messages import BULK
 from worker.recall import UNKNOWN, Content
 from worker.sittings import Station, Tally
@@ -65,6 +65,7 @@ class _Predicted:
     """What a lane made of one batch."""
 
     predictions: Sequence[Prediction]
+    began_s: float
     forward_s: float
 
 
@@ -84,16 +85,20 @@ def sit(station: Station, shard_id: int) -> Tally:
     failpoints.reach("before_claim")
     claims, version = claiming.claim(station, shard_id, give_up_s)
     if version is not None:
+        lines.found(job=claims[0].job_id, shard=claims[0].shard_id, version=version.name)
         tally.claim_s = time.monotonic() - started_s
         sitting = _Sitting(station, tally, version, give_up_s=give_up_s)
         in_order = False
         try:
-            sitting.open(claims)
+            sitting.open(claims, started_s)
             failpoints.reach("after_claim")
             sitting.serve(claims)
             in_order = True
         finally:
             sitting.give_back(forgive=in_order)
+            sitting.count()
+            if sitting.trail:
+                sitting.trail.close(tally)
         if tally.is_cut_short and not tally.left:
             tally.left += claiming.next_bell(station, shard_id)
     tally.total_s = time.monotonic() - started_s
@@ -120,12 +125,23 @@ class _Sitting:
         self.sheets: dict[int, _Sheet] = {}
         self.spent = batching.StageSeconds()
         self.looks_at_s = time.monotonic() + LOOK_S
+        self.began_s = time.monotonic()
+        self.meter = metering.SittingMeter(meter=station.meter, model=version.model)
+        self.trail = trails.Trail(station.tracer, version.name, station.owner) if station.tracer else None
 
-    def open(self, claims: Sequence[leases.Claim]) -> None:
+    def open(self, claims: Sequence[leases.Claim], began_s: float) -> None:
         """Hold what was claimed: from now on each lease is extended, and ended or given back."""
         for claim in claims:
             self.station.held[claim.shard_id] = claim.fence
             self.sheets[claim.shard_id] = _Sheet(claim=claim)
+            self.tally.waits.append((claim.priority, claim.waited_s))
+        if self.trail:
+            self.trail.claimed(claims, began_s)
+
+    def count(self) -> None:
+        """Tell the meter what is new."""
+        self.tally.fetch_s, self.tally.decode_s = self.spent.fetch, self.spent.decode
+        self.meter.tell(self.tally, total_s=time.monotonic() - self.began_s)
 
     def serve(self, claims: Sequence[leases.Claim]) -> None:
         version = self.version
@@ -147,7 +163,6 @@ class _Sitting:
                 break
             if time.monotonic() >= self.looks_at_s and self._is_in_the_way():
                 self._let_pass(classifier)
-        self.tally.fetch_s, self.tally.decode_s = self.spent.fetch, self.spent.decode
 
     def _is_in_the_way(self) -> bool:
         """Whether bulk is in hand; what cost an attempt before has no company, or neighbours would pay for the next."""
@@ -174,7 +189,7 @@ class _Sitting:
             # What is in hand is worth more than a look: whoever records it waits until the ledger is back.
             log.warning("no look for interactive work: %s", str(away).splitlines()[0])
             return [], False
-        self.open(claims)
+        self.open(claims, started_s)
         self.tally.claim_s += time.monotonic() - started_s
         return claims, is_called_away
 
@@ -212,6 +227,8 @@ class _Sitting:
             else:
                 # Left to the sweep, which halves it: an item that fails every batch must not come round for ever.
                 leases.extend(transaction, [(sheet.claim.shard_id, sheet.claim.fence)], lease_s=0.0)
+        if self.trail:
+            self.trail.recorded([sheet.claim.shard_id], time.monotonic(), error="given back")
         if still_ours and sheet.done:
             self._count(sheet)
         if still_ours and not sheet.is_whole:
@@ -251,7 +268,7 @@ class _Sitting:
         with session.transaction(self.station.sessions) as transaction:
             claims = claiming.claim_more(self.station, transaction, first, version)
         # All at once, long before the last is begun.
-        self.open(claims)
+        self.open(claims, started_s)
         self.tally.claim_s += time.monotonic() - started_s
         return claims
 
@@ -263,8 +280,13 @@ class _Sitting:
                 sheet.done.append(_labelled(item, content.recalled, sheet.claim.top_k, version_id, content))
         for (sheet, item), content, prediction in zip(batch.tags, batch.notes, predicted.predictions, strict=True):
             sheet.done.append(_labelled(item, prediction, sheet.claim.top_k, version_id, content))
+        if self.trail:
+            touched = {sheet.claim.shard_id for sheet, _ in batch.tags}
+            self.trail.passed(touched, predicted.began_s, predicted.began_s + predicted.forward_s)
         self.tally.num_recalled += len(batch.spared)
-        self.tally.num_batches += bool(batch.tags)
+        if batch.tags:
+            self.tally.num_batches += 1
+            self.tally.fills.append(len(batch.tags) / self.station.batch_size)
         self.tally.forward_s += predicted.forward_s
 
     def _record(self, sheets: Sequence[_Sheet]) -> None:
@@ -276,12 +298,21 @@ class _Sitting:
             if sheet.claim.shard_id not in lost:
                 self._count(sheet)
             self._close(sheet)
+        if self.trail:
+            self.trail.recorded(
+                [sheet.claim.shard_id for sheet in sheets if sheet.claim.shard_id not in lost], started_s
+            )
+            self.trail.recorded(lost, started_s, error="the lease was lost")
+        self.tally.num_lost += len(lost)
         self.tally.record_s += time.monotonic() - started_s
+        self.count()
 
     def _count(self, sheet: _Sheet) -> None:
+        failures = [outcome.error for outcome in sheet.done if outcome.error is not None]
         self.tally.num_shards += 1
         self.tally.num_items += len(sheet.done)
-        self.tally.num_failed += sum(outcome.error is not None for outcome in sheet.done)
+        self.tally.num_failed += len(failures)
+        self.tally.failures.update((one.stage, one.kind) for one in failures)
 
     def _write(self, sheets: Sequence[_Sheet]) -> frozenset[int]:
         """Record each shard's outcomes together with its end. Gives those whose lease was lost: somebody else's now."""
@@ -291,14 +322,20 @@ class _Sitting:
             failpoints.reach("before_commit")
         failpoints.reach("after_commit_before_ack")
         kept = [(claim, done) for claim, done in recorded if claim.shard_id not in finished.lost]
+        self.tally.ended.extend(finished.ended)
+        if self.trail:
+            self.trail.ended(finished.ended)
         self.station.tell(endings.notices(finished.ended, kept, self.version.name))
-        for shard_id in finished.lost:
-            log.warning("the lease on shard %s was lost; its outcomes are dropped", shard_id)
+        for claim, _ in recorded:
+            if claim.shard_id in finished.lost:
+                with lines.about(job=claim.job_id, shard=claim.shard_id):
+                    log.warning("the lease on shard %s was lost; its outcomes are dropped", claim.shard_id)
         return finished.lost
 
     def _refuse(self, claim: leases.Claim, version: registry.Version, broken: pipeline_errors.PipelineError) -> None:
         """Give a shard back whose version will not load: no other may answer for it, and it may load elsewhere."""
-        log.warning("shard %s waits, for %s cannot be loaded: %s", claim.shard_id, version.name, broken)
+        with lines.about(job=claim.job_id, shard=claim.shard_id):
+            log.warning("waits, for %s cannot be loaded: %s", version.name, broken)
         with session.transaction(self.station.sessions) as transaction:
             leases.release(transaction, claim, delay_s=LOAD_RETRY_S, forgive=True)
         self._close(self.sheets[claim.shard_id])
@@ -339,11 +376,11 @@ def _pixels(classifier: Classifier, decoder: decoders.Decoder, limits: images.Li
 
 def _predict(classifier: Classifier, batch: _Batch) -> _Predicted:
     if batch.images_NCHW is None:
-        return _Predicted((), 0.0)
+        return _Predicted((), 0.0, 0.0)
     started_s = time.monotonic()
     top_k = max(sheet.claim.top_k for sheet, _ in batch.tags)
     predictions = classifier.predict(batch.images_NCHW, top_k=top_k)
-    return _Predicted(predictions, time.monotonic() - started_s)
+    return _Predicted(predictions, started_s, time.monotonic() - started_s)
 
 
 def _persistently(write: Callable[[], Written]) -> Written:

@@ -31,7 +31,9 @@ MOST_PROCESSES = 4
 #: Seconds a task may plan for at most: with its last batch it must end before Celery's soft limit of 240 s.
 LONGEST_SITTING_S = 120.0
 #: Settings whose value is never shown.
-SECRETS = frozenset({"broker_url", "database_url", "flower_basic_auth", "webhook_token", "callback_secret"})
+SECRETS = frozenset(
+    {"broker_url", "database_url", "flower_basic_auth", "webhook_token", "callback_secret", "metrics_token"}
+)
 #: Characters of a token at least: 16 random ones cannot be guessed.
 MIN_TOKEN = 16
 #: A host by its DNS name, and perhaps a port.
@@ -141,6 +143,12 @@ def _signing(text: str) -> str:
     return text
 
 
+def _collector(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError("give an http:// or https:// address")
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -219,7 +227,17 @@ class Settings:
         _signing, "", "whsec_... that callbacks are signed with; a second one after a space while you change it"
     )
     http_port: int = _setting(_positive, 8080, "port of `imagemill serve`")
+    metrics_token: str = _setting(
+        _token, "", "what Prometheus may show to read /metrics; empty lets in keys with the scope `operate` alone"
+    )
+    traces_endpoint: str = _setting(
+        _collector, "", "OTLP/HTTP collector that spans are sent to, as http://localhost:4318; empty keeps no traces"
+    )
+    traces_share: float = _setting(_share, 1.0, "share of jobs that are traced, of those that no caller traces")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")
+    log_format: str = _setting(
+        _one_of("text", "json"), "text", "json writes each line as an object, with the job and shard it concerns"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":

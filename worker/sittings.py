@@ -3,16 +3,22 @@
 Knows nothing of how a sitting goes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, registry
+from db import bells, leases, registry
 from pipeline import decoders, images, references
-from worker.messages import Notice
+from worker.messages import Notice, Priority
+from worker.meter import Meter
+from worker.traces import Tracer
 from worker.warm import Warm
+
+#: What a sitting spends its time on.
+STAGES = ("claim", "fetch", "decode", "forward", "record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,10 @@ class Station:
     versions: dict[int, registry.Version] = field(default_factory=dict)
     #: Images/s by model, of late; the heartbeat tells them.
     paces: dict[str, float] = field(default_factory=dict)
+    #: What was counted; the heartbeat writes it down.
+    meter: Meter = field(default_factory=Meter)
+    #: Told how each shard went, where traces are kept.
+    tracer: Tracer | None = None
     #: Shards under lease, with their fence tokens; the heartbeat extends them and removes those that were lost.
     held: dict[int, int] = field(default_factory=dict)
 
@@ -64,6 +74,7 @@ class Tally:
     num_failed: int = 0
     num_recalled: int = 0
     num_batches: int = 0
+    num_lost: int = 0
     claim_s: float = 0.0
     fetch_s: float = 0.0
     decode_s: float = 0.0
@@ -72,16 +83,21 @@ class Tally:
     total_s: float = 0.0
     #: Shards given back because time was up: whoever sat rings for them, so that they need not await a sweep.
     left: list[bells.Bell] = field(default_factory=list)
+    #: What the meter has not been told of yet: seconds that shards waited, shares of batches that were images, failures
+    #: by stage and kind, jobs that ended.
+    waits: list[tuple[Priority, float]] = field(default_factory=list)
+    fills: list[float] = field(default_factory=list)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    ended: list[leases.Ended] = field(default_factory=list)
     #: More of its kind may wait, for which no bell is on its way.
     is_cut_short: bool = False
 
     def __str__(self) -> str:
         if not self.num_shards:
             return "nothing left to claim"
-        stages = ("claim", "fetch", "decode", "forward", "record")
         of_them = f"{self.num_failed} failed" + f", {self.num_recalled} recalled" * bool(self.num_recalled)
         return (
             f"{self.num_items} items ({of_them}) of {self.num_shards} shards in {self.num_batches} batches "
             f"on {self.version} in {self.total_s:.3f} s: "
-            + " ".join(f"{stage} {getattr(self, f'{stage}_s'):.3f}" for stage in stages)
+            + " ".join(f"{stage} {getattr(self, f'{stage}_s'):.3f}" for stage in STAGES)
         )

@@ -15,7 +15,7 @@ from db import registry, workers
 from pipeline import decoders, devices, errors, images, references
 from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
-from worker import claiming, heartbeat, serving, sittings
+from worker import claiming, heartbeat, serving, sittings, tracing
 from worker.messages import Notice
 from worker.settings import Settings
 from worker.swap import Swap
@@ -55,15 +55,19 @@ def open_serving(
             warm=warm.names(),
             message=swap.trouble,
             images_per_s=dict(station.paces) or None,
+            readings=heartbeat.memory() | devices.memory(device),
         )
 
-    beating = heartbeat.Heartbeat(sessions, describe, chores=(partial(claiming.extend_leases, station), swap.follow))
+    chores = (partial(claiming.extend_leases, station), swap.follow)
+    beating = heartbeat.Heartbeat(sessions, describe, chores=chores, meter=station.meter)
     beating.start()
 
     def close() -> None:
         beating.stop()
         station.pool.shutdown(cancel_futures=True)
         station.lanes.shutdown(cancel_futures=True)
+        if station.tracer:
+            station.tracer.close()
 
     return partial(serving.sit, station), close
 
@@ -104,6 +108,7 @@ def _station(
         recalls=settings.recall,
         tell=tell,
         is_stopping=is_stopping,
+        tracer=tracing.open_tracer(settings, "classify"),
     )
 
 

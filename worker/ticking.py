@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import errors, labels, outcomes, registry, runs, session, triggers, windows
+from db import counters, errors, labels, outcomes, registry, runs, session, triggers, windows
 from pipeline.errors import PipelineError
-from worker import playbook, retraining
+from worker import measures, meter, playbook, retraining
 from worker.playbook import Playbook
 from worker.settings import Settings
 from worker.triggers import Decision, Facts, decide
@@ -119,6 +119,8 @@ def _write(
                     run_id=run_id,
                 ),
             )
+            decided = meter.key(measures.DECISIONS, model, "fired" if decision.is_fired else "skipped")
+            counters.add(transaction, {decided: 1.0})
     except errors.LedgerError as away:
         log.warning("the tick of %s was not written: %s", model, away)
 

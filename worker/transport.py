@@ -89,8 +89,7 @@ class Unshown(Request):  # type: ignore[misc]
 
     def __init__(self, message: Any, **about: Any) -> None:
         super().__init__(message, **about)
-        short = str(self._request_dict.get("kwargsrepr") or "{")
-        shown = {"argsrepr": "()", "kwargsrepr": "{...}" if short.startswith("{") else short}
+        shown = {"argsrepr": "()", "kwargsrepr": envelopes.shown(self._request_dict.get("kwargsrepr"))}
         self._argsrepr, self._kwargsrepr = shown.values()
         self._request_dict.update(shown)
 

@@ -1,4 +1,5 @@
 import json
+import uuid
 from operator import itemgetter
 
 import pytest
@@ -76,7 +77,10 @@ def test_what_the_first_release_wrote_is_there_after_the_second(empty, empty_dat
         columns = "model, version_id, epoch, kind, who, reason, at_s"
         promoted = f"INSERT INTO promotions ({columns}) VALUES ('cats', 1, 1, 'promote', 'ada', 'first', 5.0)"  # noqa: S608 - no input
         session.execute(text(promoted))
-        job_id = builders.submit(session, 1)
+        job_id = uuid.uuid4()
+        columns = "id, model, priority, state, top_k, num_items, num_received, num_succeeded, num_failed"
+        job = f"INSERT INTO jobs ({columns}, num_open_shards, created_at_s) VALUES (:job_id, 'cats', 'bulk', 'succeeded', 5, 1, 1, 1, 0, 0, 4.0)"  # noqa: S608, E501 - no input
+        session.execute(text(job), {"job_id": database.spelled(session, job_id)})
         columns = "job_id, position, shard_id, reference, label, score, version_id, recorded_at_s"
         recorded = f"INSERT INTO outcomes ({columns}) VALUES (:job_id, 0, 1, 'a.jpg', 'cat', 0.5, 1, 5.0)"  # noqa: S608 - no input
         session.execute(text(recorded), {"job_id": database.spelled(session, job_id)})

@@ -91,8 +91,8 @@ def _check_flower(port: int, user: str, password: str) -> None:
     task = next(
         one for one in json.loads(_body(port, "/api/tasks", right)).values() if one["name"] == "imagemill.classify.v1"
     )
-    assert re.fullmatch(r"shard \d+, job [0-9a-f-]{36}, 1 items", task["kwargs"])
-    assert "one.png" not in _body(port, "/api/tasks", right)
+    assert re.fullmatch(r"shard \d+, job [0-9a-f-]{36}, \d+ items, tiny:1", task["kwargs"])
+    assert "png" not in _body(port, "/api/tasks", right)
 
 
 def _request(port: int, path: str, credentials: str | None, method: str) -> urllib.request.Request:

@@ -17,7 +17,7 @@ def test_bells_wait_in_the_queue_of_their_model_and_priority(redis_url: str) -> 
     mill = app.create_app(Settings(broker_url=redis_url).resolved())
     ids = {"model": "cats", "job_id": uuid.uuid4(), "version_id": 3, "num_items": 40}
     for shard_id, priority in enumerate(("bulk", "bulk", "interactive"), start=7):
-        bell.ring(mill, Bell(shard_id=shard_id, priority=priority, **ids))
+        bell.ring(mill, Bell(shard_id=shard_id, priority=priority, **ids), lambda number: f"cats:{number - 1}")
     bulk, interactive = (messages.classify_queue("cats", priority) for priority in ("bulk", "interactive"))
     assert bell.num_ringing(mill, [bulk, interactive, "classify.dogs.bulk"]) == {
         bulk: 2,
@@ -27,7 +27,7 @@ def test_bells_wait_in_the_queue_of_their_model_and_priority(redis_url: str) -> 
     with Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as redis:
         sent = json.loads(redis.lpop(f"{messages.KEY_PREFIX}{interactive}"))
     assert sent["headers"]["task"] == messages.CLASSIFY
-    assert sent["headers"]["kwargsrepr"] == f"shard 9, job {ids['job_id']}, 40 items"
+    assert sent["headers"]["kwargsrepr"] == f"shard 9, job {ids['job_id']}, 40 items, cats:2"
     mill.close()
 
 

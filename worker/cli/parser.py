@@ -43,6 +43,7 @@ def _add_stack(commands: Commands) -> None:
     command(commands, "status", "status:status", "what runs, what waits, which version is warm where")
     doctor = command(commands, "doctor", "doctor:doctor", "what is wrong with this installation, and how to mend it")
     doctor.add_argument("--all", action="store_true", help="show what is in order, too")
+    command(commands, "metrics", "metrics:metrics", "what Prometheus is told")
     command(commands, "settings", "status:settings", "every setting with its variable, value and meaning")
 
 

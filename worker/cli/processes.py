@@ -24,7 +24,7 @@ def worker(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings):
         pass  # the schema is this code's
     _reach_broker(settings)
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, form=settings.log_format, role=asked.role)
     queues = _queues(asked.role, settings.models)
     transport.take_no_orders()
     celery = app.create_app(
@@ -48,7 +48,7 @@ def worker(asked: Namespace, settings: Settings) -> int:
 def beat(_: Namespace, settings: Settings) -> int:
     """Run the scheduler."""
     _reach_broker(settings)
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, form=settings.log_format, role="beat")
     settings.home.mkdir(parents=True, exist_ok=True)
     beat_app = schedule.create_beat_app(settings)
     beat_app.Beat(loglevel=settings.log_level, pidfile=None, socket_timeout=30).run()

@@ -15,6 +15,6 @@ def serve(asked: Namespace, settings: Settings) -> int:
 
     with runtime.ledger(settings), Client(settings.broker_url) as client:
         client.ping()
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, form=settings.log_format, role="http")
     server.run(settings, asked.address, asked.port or settings.http_port, labels.project(asked))
     return 0

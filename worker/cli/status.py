@@ -158,6 +158,6 @@ def _shown(name: str, value: object) -> str:
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     if name == "flower_basic_auth" and text:
         return f"{text.partition(':')[0]}:***"
-    if name == "webhook_token" and text:
+    if name in ("webhook_token", "metrics_token") and text:
         return "***"
     return output.without_password(text)

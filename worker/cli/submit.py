@@ -2,6 +2,7 @@
 
 import sys
 import time
+import uuid
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from worker import export, manifests, messages
+from worker import export, manifests, messages, tracing
 from worker.cli import output
 from worker.client import Client, ClientError
-from worker.messages import Item, JobStatus
+from worker.messages import Item, JobStatus, Receipt
 from worker.settings import Settings
 
 #: Seconds between two lines of progress where no terminal shows a bar.
@@ -23,17 +24,7 @@ def submit(asked: Namespace, settings: Settings) -> int:
     """Submit, and wait and write as asked. Gives 1 if the job did not wholly succeed."""
     source = _source(asked)
     with Client(settings.broker_url) as client:
-        receipt = client.submit_items(
-            source,
-            model=asked.model,
-            version=asked.version,
-            priority=asked.priority,
-            idempotency_key=asked.key,
-            top_k=asked.top_k,
-            deadline_s=asked.deadline,
-            caller="cli",
-            callback=asked.callback,
-        )
+        receipt = _submit(asked, settings, client, source)
         if not asked.wait and not asked.out:
             _say_receipt(asked, receipt)
             return 0
@@ -42,6 +33,28 @@ def submit(asked: Namespace, settings: Settings) -> int:
             export.write(client.results(receipt.job_id), Path(asked.out), None)
         _say_end(asked, status)
     return 0 if status.state == "succeeded" else 1
+
+
+def _submit(asked: Namespace, settings: Settings, client: Client, source: manifests.Source) -> Receipt:
+    tracer, job_id = tracing.open_tracer(settings, "cli"), str(uuid.uuid4())
+    try:
+        with tracing.submitting(tracer, job_id) as traceparent:
+            return client.submit_items(
+                source,
+                model=asked.model,
+                version=asked.version,
+                priority=asked.priority,
+                idempotency_key=asked.key,
+                top_k=asked.top_k,
+                deadline_s=asked.deadline,
+                caller="cli",
+                callback=asked.callback,
+                job_id=job_id,
+                traceparent=traceparent,
+            )
+    finally:
+        if tracer:
+            tracer.close()
 
 
 def _source(asked: Namespace) -> manifests.Source:

@@ -23,7 +23,7 @@ def webhook(asked: Namespace, settings: Settings) -> int:
         raise SettingsInvalid("The webhook never runs open: set IMAGEMILL_WEBHOOK_TOKEN (or ..._FILE) to a secret.")
     with Client(settings.broker_url) as client:
         client.ping()
-        logs.set_up(settings.log_level)
+        logs.set_up(settings.log_level, form=settings.log_format, role="webhook")
         about = door.Door(client=client, token=settings.webhook_token, project=labels.project(asked))
         try:
             server = door.Server((asked.address, asked.port), about)

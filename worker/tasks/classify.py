@@ -6,10 +6,10 @@ from typing import Any
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import bell, logs, messages, runtime, stopping
+from worker import lines, logs, messages, runtime, stopping
 from worker.settings import read_settings
 
-logs.take_over()
+logs.take_over("classify")
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,17 @@ def close_serving(**_: object) -> None:
 def classify(shard: Any = None) -> None:
     """Classify the shard, and others that wait for the same version."""
     try:
-        tally = _serving[0].sit(messages.parse_shard_id(shard))
+        number = messages.parse_shard_id(shard)
     except messages.MessageInvalid as wrong:
         log.warning("a bell of no shard is dropped: %s", wrong)
         return
+    with lines.about(shard=number):
+        _classify(number)
+
+
+def _classify(shard: int) -> None:
+    try:
+        tally = _serving[0].sit(shard)
     except LedgerError as away:
         # The shard waits, or its lease runs out, and a sweep rings for it again.
         log.error("shard %s is left for later: %s", shard, away)
@@ -54,4 +61,4 @@ def classify(shard: Any = None) -> None:
         raise HostMemoryExhausted(f"shard {shard}") from None
     log.info("shard %s: %s", shard, tally)
     for left in tally.left:
-        bell.ring(current_app._get_current_object(), left)
+        _serving[0].ring(left)

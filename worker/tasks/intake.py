@@ -1,14 +1,16 @@
 """Takes submissions, labels and questions from the intake queue. Gives answers. Knows nothing of how they are found."""
 
+import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from celery import current_app, shared_task, signals
 
-from worker import counter, heartbeat, intake, learning_desk, logs, messages, notices, runtime
+from worker import counter, envelopes, heartbeat, intake, learning_desk, logs, messages, notices, runtime, showing
 from worker.settings import read_settings
 
-logs.take_over()
+logs.take_over("intake")
 
 #: Answered even if the worker dies in between: whoever asked asks again, with the same ids. Neither question nor answer
 #: is shown in events, for both hold references.
@@ -22,6 +24,7 @@ ANSWERED = {
 _desk: list[intake.Desk] = []
 _learning_desk: list[learning_desk.LearningDesk] = []
 _beating: list[heartbeat.Heartbeat] = []
+_show: list[showing.Show] = []
 
 
 @signals.worker_process_init.connect
@@ -34,7 +37,7 @@ def open_desks(**_: object) -> None:
         _learning_desk.append(desks[1])
         desk = desks[0]
         count = partial(desk.quotas.count.renew, desk.sessions)
-        _beating.append(runtime.start_heartbeat("intake", desk.sessions, chores=[count]))
+        _beating.append(runtime.start_heartbeat("intake", desk.sessions, chores=[count], meter=desk.meter))
 
 
 @signals.worker_process_shutdown.connect
@@ -47,7 +50,7 @@ def close_desks(**_: object) -> None:
 @shared_task(name=messages.SUBMIT, bind=True, **ANSWERED)
 def submit(self: Any, **submission: Any) -> dict[str, Any]:
     """Record a job, or a part of one."""
-    return _serve(self, submission)
+    return _serve(self, envelopes.with_trace(submission, getattr(self.request, "traceparent", None)))
 
 
 @shared_task(name=messages.STATUS, bind=True, **ANSWERED)
@@ -73,6 +76,7 @@ def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
     first = counter.Question(
         id=task.request.id, task=task.name, fields=fields, ignores_answer=bool(task.request.ignore_result)
     )
+    began_s = time.time()
     served = counter.serve(_desk[0], [first, *counter.take_waiting(task.app)])
     if served[1:]:
         counter.answer(task.app, served[1:])
@@ -80,7 +84,19 @@ def _serve(task: Any, fields: dict[str, Any]) -> dict[str, Any]:
     asked = [one.question.listened_for for one in served if one.question.listened_for]
     if told or asked:
         notices.tell(task.app, told, asked=asked)
+    if served[1:]:
+        _show_others(task, served[1:], began_s)
     return messages.reply_as_json(served[0].reply)
+
+
+def _show_others(task: Any, served: Sequence[counter.Served], began_s: float) -> None:
+    """Tell Flower of those that Celery does not know of."""
+    if not _show:
+        _show.append(showing.Show(task.app, task.request.hostname))
+    answered = [
+        showing.Answered(id=one.question.id, task=one.question.task, shown=one.question.shown) for one in served
+    ]
+    _show[0].tell(answered, began_s=began_s, ended_s=time.time())
 
 
 @shared_task(name=messages.LABELS, **ANSWERED)

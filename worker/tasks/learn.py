@@ -10,11 +10,11 @@ from typing import Any
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import bell, learning_messages, logs, messages, runtime, stopping
+from worker import bell, learning_messages, lines, logs, messages, runtime, stopping
 from worker.learner import Learner
 from worker.settings import read_settings
 
-logs.take_over()
+logs.take_over("learn")
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,17 @@ def close_learner(**_: object) -> None:
 def learn(run: Any = None) -> None:
     """Do a run's steps, from the first that is not done."""
     try:
-        told = _learners[0].learn(learning_messages.parse_run_id(run))
+        number = learning_messages.parse_run_id(run)
     except messages.MessageInvalid as wrong:
         log.warning("a bell of no run is dropped: %s", wrong)
         return
+    with lines.about(run=number):
+        _learn(number)
+
+
+def _learn(run: int) -> None:
+    try:
+        told = _learners[0].learn(run)
     except LedgerError as away:
         # The run's lease runs out, and a sweep rings for it again.
         told = f"left for later: {away}"
@@ -58,10 +65,13 @@ def learn(run: Any = None) -> None:
 def watch_drift(model: Any = None) -> None:
     """Compare what the serving version said of late with what it says of the frozen test images."""
     try:
-        told = _learners[0].watch_drift(messages.parse_model(model))
+        name = messages.parse_model(model)
     except messages.MessageInvalid as wrong:
         log.warning("a look at no model's drift is dropped: %s", wrong)
         return
-    except LedgerError as away:
-        told = f"looked at later: {away}"
-    log.info("drift of %s: %s", model, told)
+    with lines.about(model=name):
+        try:
+            told = _learners[0].watch_drift(name)
+        except LedgerError as away:
+            told = f"looked at later: {away}"
+        log.info("drift of %s: %s", name, told)

@@ -7,16 +7,19 @@ from celery import current_app, shared_task, signals
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
-from worker import bell, callbacks, heartbeat, live, logs, messages, relay, runtime, ticking
+from worker import bell, callbacks, heartbeat, intake, live, logs, messages, relay, runtime, ticking
+from worker.meter import Meter
 from worker.settings import read_settings
 
-logs.take_over()
+logs.take_over("upkeep")
 
 log = logging.getLogger(__name__)
 
 _sessions: list[sessionmaker[Session]] = []
 _beating: list[heartbeat.Heartbeat] = []
 _sending: list[callbacks.Sender] = []
+_meters: list[Meter] = []
+_rings: list[intake.Ring] = []
 
 
 @signals.worker_process_init.connect
@@ -25,7 +28,9 @@ def open_ledger(**_: object) -> None:
     sessions = runtime.open_or_end("upkeep", lambda: runtime.open_ledger(read_settings()))
     if sessions is not None:
         _sessions.append(sessions)
-        _beating.append(runtime.start_heartbeat("upkeep", sessions))
+        _meters.append(Meter())
+        _rings.append(runtime.ringer(current_app._get_current_object(), sessions))
+        _beating.append(runtime.start_heartbeat("upkeep", sessions, meter=_meters[0]))
         sender = runtime.start_sender(read_settings(), sessions)
         if sender is not None:
             _sending.append(sender)
@@ -47,8 +52,9 @@ def sweep() -> None:
     with session.transaction(_sessions[0]) as transaction:
         # A tick that arrives is beat's sign of life; who sent it, and from where, the message does not say.
         workers.beat(transaction, heartbeat.row("beat", name="beat", host="", pid=0))
-    ring, num_ringing = partial(bell.ring, app), partial(bell.num_ringing, app)
-    swept = relay.sweep(_sessions[0], ring, num_ringing, max_attempts=read_settings().max_attempts)
+    num_ringing = partial(bell.num_ringing, app)
+    swept = relay.sweep(_sessions[0], _rings[0], num_ringing, max_attempts=read_settings().max_attempts)
+    swept.count(_meters[0])
     log.log(logging.INFO if swept.found_something else logging.DEBUG, "swept: %s", swept)
     ticking.sweep_runs(_sessions[0], partial(bell.ring_run, app))
 
@@ -59,6 +65,6 @@ def tick() -> None:
     app = current_app._get_current_object()
     settings = read_settings()
     ticking.tick(_sessions[0], settings, partial(bell.ring_run, app))
-    live.tend(_sessions[0], settings, partial(bell.ring, app))
+    live.tend(_sessions[0], settings, _rings[0])
     for model in ticking.models_to_watch(_sessions[0], settings):
         bell.ring_drift(app, model)

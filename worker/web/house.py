@@ -3,27 +3,23 @@
 Knows nothing of HTTP. Images are decoded by intake and the workers, never here.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from anyio import CapacityLimiter
-from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, keys, session
-from worker import bell as worker_bell
-from worker import intake, label_studio, runtime
+from db import keys, session
+from worker import bell, intake, label_studio, runtime
 from worker.app import create_app
-from worker.client import BROKER_ERRORS, Client
+from worker.client import Client
+from worker.exposition import Exposition
 from worker.settings import Settings
 from worker.web.gathering import Gathering
 from worker.web.limits import Places
 from worker.web.watching import Watch
-
-log = logging.getLogger(__name__)
 
 #: The role under which this process shows in the ledger.
 ROLE = "http"
@@ -43,6 +39,8 @@ class House:
     client: Client
     #: How Label Studio's tasks are read.
     project: label_studio.Project = label_studio.Project()
+    #: What Prometheus is told.
+    exposition: Exposition
     #: Keys that were shown since the last beat, by their ids.
     used_keys: set[int] = field(default_factory=set)
     #: Where submissions of many requests meet.
@@ -62,7 +60,10 @@ def opened(settings: Settings, project: label_studio.Project) -> Iterator[House]
     app = create_app(settings)
     app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.1, "interval_max": 0.1}
     sessions = runtime.open_ledger(settings)
-    desk = replace(runtime.open_desk(app, settings, sessions), ring=partial(_ring, app))
+    desk = runtime.open_desk(app, settings, sessions, role=ROLE)
+    told = Exposition(
+        sessions=sessions, look=partial(bell.lengths, app, settings.models), max_waiting=settings.max_waiting_items
+    )
     with Client(settings.broker_url) as client:
         house = House(
             settings=settings,
@@ -70,25 +71,20 @@ def opened(settings: Settings, project: label_studio.Project) -> Iterator[House]
             desk=desk,
             client=client,
             project=project,
+            exposition=told,
             gathering=Gathering(desk),
             watch=Watch(sessions),
         )
-        count = partial(desk.quotas.count.renew, sessions)
-        beating = runtime.start_heartbeat(ROLE, sessions, chores=[count, partial(_note_used, house)])
+        chores = (partial(desk.quotas.count.renew, sessions), partial(_note_used, house))
+        beating = runtime.start_heartbeat(ROLE, sessions, chores=chores, meter=desk.meter)
         try:
             yield house
         finally:
             beating.stop()
+            if desk.tracer:
+                desk.tracer.close()
             app.close()
             session.engine_of(sessions).dispose()
-
-
-def _ring(app: Celery, bell: bells.Bell) -> None:
-    """Ring for a shard; where the broker is away, the next sweep does: the job is in the ledger, and accepted."""
-    try:
-        worker_bell.ring(app, bell)
-    except BROKER_ERRORS as away:
-        log.warning("no bell for shard %s: %s", bell.shard_id, str(away).splitlines()[0])
 
 
 def _note_used(house: House) -> None:

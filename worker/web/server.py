@@ -17,6 +17,7 @@ from worker.web import (
     jobs,
     labels,
     limits,
+    metrics,
     models,
     outcomes,
     patience,
@@ -35,6 +36,7 @@ ROUTERS = (
     labels.router,
     runs.router,
     models.router,
+    metrics.router,
     site.router,
 )
 
