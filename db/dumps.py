@@ -21,8 +21,8 @@ from db.models import metadata
 
 #: rows held in memory at once
 CHUNK_ROWS = 5_000
-#: heartbeats are of processes that will not be there
-LEFT_OUT = frozenset({"workers"})
+#: heartbeats, and what is asked of who sends them, are of processes that will not be there
+LEFT_OUT = frozenset({"drains", "workers"})
 
 #: kinds of columns that are not plain -> their type
 KINDS: dict[str, type[TypeEngine[Any]]] = {"uuid": Uuid, "bytes": LargeBinary, "json": JSON}

@@ -29,6 +29,7 @@ def row(role: str, **facts: object) -> workers.Worker:
     """Describe this child for the `workers` table."""
     known: dict[str, object] = {"models": (), "device": "cpu", "state": "ready", "warm": (), "message": None}
     about = {"name": worker_name(role), "host": socket.gethostname(), "pid": os.getpid(), "role": role}
+    about["parent_pid"] = os.getppid()
     return workers.Worker(**(known | about | facts))  # type: ignore[arg-type]  # named fields of one dataclass
 
 
@@ -47,6 +48,8 @@ class Heartbeat:
         self._describe = describe
         self._chores = chores
         self._every_s = every_s
+        #: as of the last beat: this worker is to take no more work
+        self.is_asked_to_drain = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -60,7 +63,7 @@ class Heartbeat:
         for chore in self._chores:
             chore()
         with session.transaction(self._sessions) as transaction:
-            workers.beat(transaction, self._describe())
+            self.is_asked_to_drain = workers.beat(transaction, self._describe())
 
     def stop(self) -> None:
         """Stop beating and take the worker's row away."""
