@@ -43,12 +43,18 @@ def pause(session: Session, model: str, works: Iterable[Work], *, who: str, reas
         session.execute(paused.on_conflict_do_update(index_elements=[Pause.model, Pause.work], set_=again))
 
 
-def resume(session: Session, model: str, works: Iterable[Work]) -> list[Work]:
-    """Let work go on, and have the next sweep ring for it; gives what had been paused under this very name."""
-    ended = delete(Pause).where(Pause.model == model, Pause.work.in_(list(works)))
-    resumed = sorted(session.scalars(ended.returning(Pause.work)))
-    _ask_for_bells(session, model)
-    return resumed
+def resume(session: Session, model: str, works: Iterable[Work]) -> list[Paused]:
+    """Let work of a model, or of EVERY_MODEL and each there is, go on; the next sweep rings for it. Gives what waited.
+
+    What EVERY_MODEL's pause holds back is not resumed by a model's name.
+    """
+    ended = delete(Pause).where(Pause.work.in_(list(works)))
+    if model != EVERY_MODEL:
+        ended = ended.where(Pause.model == model)
+    resumed = [copied(Paused, found) for found in session.scalars(ended.returning(Pause))]
+    if resumed:
+        _ask_for_bells(session, model)
+    return sorted(resumed, key=lambda one: (one.model, one.work))
 
 
 def pauses(session: Session, model: str | None = None) -> list[Paused]:

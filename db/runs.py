@@ -125,7 +125,7 @@ def request(session: Session, new: NewRun) -> Run | None:
 
 
 def claim(session: Session, run_id: int, *, owner: str, lease_s: float) -> Run | None:
-    """Claim a run for `lease_s` seconds: one that waits, or whose lease ran out. None if it is held, paused or ended."""
+    """Claim a run for `lease_s` seconds: one that waits, or whose lease ran out. None if held, paused or ended."""
     taken = (
         update(Row)
         .where(Row.id == run_id, or_(Row.state == "queued", _is_expired()), ~pauses.is_learning_paused(Row.model))

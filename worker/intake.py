@@ -12,9 +12,9 @@ from typing import ParamSpec, TypeGuard, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
+from db import bells, deliveries, errors, jobs, leases, ledger, outcomes, pauses, registry, session, shards, workers
 from pipeline import failpoints
-from worker import inline, messages, sizing
+from worker import inline, messages, pausing, sizing
 from worker.messages import Refusal, Reply
 from worker.quotas import Overloaded, Quotas
 
@@ -314,6 +314,7 @@ def _pin_new(transaction: Session, submission: messages.Submission) -> int | Non
 def _keep_inline(desk: Desk, submission: messages.Submission) -> tuple[messages.Item, ...]:
     def kept(item: messages.Item) -> messages.Item:
         if item.inline is None:
+            inline.hold(item.reference, desk.inline_store)
             return item
         reference = inline.keep(item.inline, desk.inline_store, max_bytes=desk.max_inline_bytes)
         return messages.Item(reference=reference, key=item.key)
@@ -325,9 +326,13 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
     """Say why nothing happens, where the ledger can tell."""
     if job.state not in ("accepted", "running"):
         return None
+    if paused := pausing.why(pauses.pauses(reading, job.model), job.priority):
+        return paused
     serving = [worker for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S) if job.model in worker.models]
     if serving:
         troubles = [worker.message for worker in serving if worker.message]
+        if not any(worker.takes_work for worker in serving):
+            return f"Every classify worker that serves model {job.model!r} is being drained, and takes no more work."
         return troubles[0] if troubles else None
     return f"No classify worker serves model {job.model!r} at the moment."
 

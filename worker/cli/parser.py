@@ -3,7 +3,7 @@
 import argparse
 
 from worker import messages
-from worker.cli import parser_learning
+from worker.cli import parser_learning, parser_operations
 from worker.cli.parsing import Commands, command, count, group, moment
 
 #: What `--help` says at the end.
@@ -28,6 +28,7 @@ def build() -> argparse.ArgumentParser:
     parser_learning.add_runs(commands)
     _add_models(commands)
     _add_processes(commands)
+    parser_operations.add(commands)
     parser_learning.add_webhook(commands)
     return parser
 

@@ -7,7 +7,7 @@ from celery import current_app, shared_task, signals
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
-from worker import bell, heartbeat, live, logs, messages, relay, runtime, ticking
+from worker import bell, heartbeat, live, logs, messages, pruning, relay, runtime, ticking
 from worker.settings import read_settings
 
 logs.take_over()
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _sessions: list[sessionmaker[Session]] = []
 _beating: list[heartbeat.Heartbeat] = []
+_pruning: list[pruning.Chore] = []
 
 
 @signals.worker_process_init.connect
@@ -24,6 +25,7 @@ def open_ledger(**_: object) -> None:
     sessions = runtime.open_or_end("upkeep", lambda: runtime.open_ledger(read_settings()))
     if sessions is not None:
         _sessions.append(sessions)
+        _pruning.append(pruning.Chore(sessions, read_settings()))
         _beating.append(runtime.start_heartbeat("upkeep", sessions))
 
 
@@ -56,3 +58,9 @@ def tick() -> None:
     live.tend(_sessions[0], settings, partial(bell.ring, app))
     for model in ticking.models_to_watch(_sessions[0], settings):
         bell.ring_drift(app, model)
+
+
+@shared_task(name=messages.PRUNE, acks_late=False, ignore_result=True)
+def prune() -> None:
+    """Begin to delete what is older than it is to be kept, if anything is."""
+    _pruning[0].start()
