@@ -1,6 +1,7 @@
 """Drains: requests that a worker takes no more work and finishes what it holds.
 
-Takes the process that takes messages for a worker: a host and a process id. Gives what is asked of it, and how far it is.
+Takes the process that takes messages for a worker: a host and a process id. Gives what is asked of it, and how
+far it is.
 Knows nothing of messages; a worker that starts anew forgets what was asked of the one before.
 """
 

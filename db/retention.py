@@ -1,8 +1,9 @@
 """Retention: what is old enough to go, and how it goes, a bounded number of rows in each transaction.
 
 Takes a time before which things are old, and what is needed however old it is. Gives the rows to time, and what is
-named by those that stay. A job goes in this order: a note of its removal, its shards, its own row, its outcomes, the note.
-Whoever is killed in between leaves the note, by which the next one goes on; a job's outcomes are whole until it is gone.
+named by those that stay. A job goes in this order: a note of its removal, its shards, its own row, its outcomes, the
+note. Whoever is killed in between leaves the note, by which the next one goes on; a job's outcomes are whole until it
+is gone.
 Knows nothing of files.
 """
 

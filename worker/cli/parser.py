@@ -91,6 +91,9 @@ def _add_jobs(commands: Commands) -> None:
     replay.add_argument("job", metavar="JOB")
     replay.add_argument("--version", required=True, metavar="MODEL:N", help="the other version")
     replay.add_argument("--wait", action="store_true", help="wait, then print where the two disagree")
+    replay.add_argument(
+        "--report", metavar="FILE.html", help="wait, then write a page with the images on which they do"
+    )
     replay.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
 
 
