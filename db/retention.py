@@ -8,11 +8,26 @@ Knows nothing of files.
 """
 
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, and_, cast, delete, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    Uuid,
+    and_,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Session, aliased, sessionmaker
 from sqlalchemy.sql.dml import ReturningDelete
 
@@ -25,8 +40,8 @@ ROWS = 5_000
 LATE_S = 3600.0
 #: what every reference to an inline image holds
 INLINE = "/inline/"
-#: rows read at once
-CHUNK_ROWS = 5_000
+#: rows read at once; a shard's may be a hundred kilobytes
+CHUNK_ROWS = 500
 
 #: version -> outcomes of it that were recorded after this moment are still to be looked at, in epoch seconds
 Needed = Mapping[int, float]
@@ -141,26 +156,36 @@ def unnamed(sessions: sessionmaker[Session], names: Collection[str], *, but_of: 
     `but_of` are jobs whose rows do not count.
     """
     left = set(names)
-    with dumps.moment(sessions) as connection:
-        for reference in _inline_references(connection, frozenset(but_of)):
+    with (
+        dumps.moment(sessions) as connection,
+        closing(_inline_references(connection, frozenset(but_of))) as references,
+    ):
+        for reference in references:
             left.discard(reference.rpartition("/")[2])
             if not left:
                 break
     return left
 
 
-def _inline_references(connection: Connection, but_of: frozenset[uuid.UUID]) -> Iterator[str]:
+def _inline_references(connection: Connection, but_of: frozenset[uuid.UUID]) -> Generator[str]:
+    no_job = literal(None, Uuid)
     for column in (Label.reference, Image.reference):
-        chosen = select(column).where(column.contains(INLINE))
-        yield from connection.scalars(chosen.execution_options(yield_per=CHUNK_ROWS))
+        for _, reference in _rows(connection, select(no_job, column).where(column.contains(INLINE))):
+            yield reference
     blobs = select(Shard.job_id, Shard.items).where(Shard.items.is_not(None), cast(Shard.items, Text).contains(INLINE))
-    for job_id, items in connection.execute(blobs.execution_options(yield_per=100)):
+    for job_id, items in _rows(connection, blobs):
         if job_id not in but_of:
             yield from (item[2] for item in items)
     recorded = select(Outcome.job_id, Outcome.reference).where(Outcome.reference.contains(INLINE))
-    for job_id, reference in connection.execute(recorded.execution_options(yield_per=CHUNK_ROWS)):
+    for job_id, reference in _rows(connection, recorded):
         if job_id not in but_of:
             yield reference
+
+
+def _rows(connection: Connection, chosen: Select[Any, Any]) -> Generator[tuple[Any, Any]]:
+    """Read rows some at a time; whoever has seen enough leaves nothing open."""
+    with connection.execute(chosen.execution_options(yield_per=CHUNK_ROWS)) as found:
+        yield from found.tuples()
 
 
 def _is_old(before_s: float, needed: Needed) -> ColumnElement[bool]:
