@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, or_, select, update
 from sqlalchemy.orm import Session, defer
 
+from db import pauses
 from db.models import Priority, Shard, copied
 from db.session import now_s
 from db.shards import is_due, is_waiting, job_works
@@ -73,7 +74,12 @@ def _is_version(version_id: int | None) -> ColumnElement[bool]:
 
 def _waiting() -> Select[Shard]:
     blob = defer(Shard.items, raiseload=True)
-    return select(Shard).options(blob).where(is_waiting(), is_due(), job_works()).order_by(Shard.id)
+    return (
+        select(Shard)
+        .options(blob)
+        .where(is_waiting(), is_due(), job_works(), ~pauses.is_shard_paused())
+        .order_by(Shard.id)
+    )
 
 
 def _read(session: Session, waiting: Select[Shard]) -> list[Bell]:

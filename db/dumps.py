@@ -21,8 +21,9 @@ from db.models import metadata
 
 #: rows held in memory at once
 CHUNK_ROWS = 5_000
-#: heartbeats are of processes that will not be there, and sums are for graphs that begin anew
-LEFT_OUT = frozenset({"workers", "counters"})
+#: heartbeats, and what is asked of who sends them, are of processes that will not be there; sums are for graphs that
+#: begin anew
+LEFT_OUT = frozenset({"counters", "drains", "workers"})
 
 #: kinds of columns that are not plain -> their type
 KINDS: dict[str, type[TypeEngine[Any]]] = {"uuid": Uuid, "bytes": LargeBinary, "json": JSON}

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, case, delete, func, select, tuple_, update
+from sqlalchemy import Select, case, delete, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import callbacks, errors, shards
-from db.models import OPEN, Job, JobState, Outcome, Priority, Shard, Version, copied, version_name
+from db.models import OPEN, Job, JobState, Outcome, Priority, Removal, Shard, Version, copied, version_name
 from db.session import among, now_s
 from db.shards import UNCLAIMED, Item, is_waiting, job_works
 
@@ -152,6 +152,11 @@ def retry(session: Session, job_id: uuid.UUID, *, shard_size: int) -> int:
     return len(failed) + sum(revived)
 
 
+def hold(session: Session, job_id: uuid.UUID) -> None:
+    """Keep a job from being removed or revived until this transaction ends. Raises UnknownJob."""
+    _lock(session, job_id)
+
+
 def end_early(session: Session, job_ids: Sequence[uuid.UUID], *, state: JobState) -> None:
     """End jobs this transaction has locked, and drop their shards; the items stay readable.
 
@@ -171,7 +176,8 @@ def end_early(session: Session, job_ids: Sequence[uuid.UUID], *, state: JobState
 
 
 def _lock(session: Session, job_id: uuid.UUID) -> Job:
-    found = session.scalar(select(Job).where(Job.id == job_id).with_for_update(key_share=True))
+    is_going = exists().where(Removal.job_id == Job.id)
+    found = session.scalar(select(Job).where(Job.id == job_id, ~is_going).with_for_update(key_share=True))
     if found is None:
         raise errors.UnknownJob(f"There is no job {job_id}.")
     return found

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, case, or
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from db import errors, outcomes
+from db import errors, outcomes, pauses
 from db.models import Job, JobState, Priority, Shard, ShardState, copied
 from db.outcomes import Outcome
 from db.session import now_s
@@ -98,10 +98,11 @@ class Tally:
 
 
 def claim(session: Session, shard_id: int, *, owner: str, lease_s: float) -> Claim | None:
-    """Claim one shard for `lease_s` seconds; None if it is held, ended, not due, or its job does not run."""
+    """Claim one shard for `lease_s` seconds; None if it is held, ended, paused, not due, or its job does not run."""
     waiting = and_(is_waiting(), is_due())
     expired = and_(is_claimed(), Shard.lease_until_s <= now_s())
-    return next(iter(_take(session, [shard_id], or_(waiting, expired), owner=owner, lease_s=lease_s)), None)
+    free = and_(or_(waiting, expired), ~pauses.is_shard_paused())
+    return next(iter(_take(session, [shard_id], free, owner=owner, lease_s=lease_s)), None)
 
 
 def claim_waiting(
@@ -337,7 +338,7 @@ def _lock_waiting(
         waiting = (
             select(Shard.id, Shard.num_items)
             .where(Shard.model == model, version, Shard.priority == priority, is_waiting())
-            .where(is_due(), job_works(), *wanted)
+            .where(is_due(), job_works(), *wanted, ~pauses.is_paused(model, priority))
             .order_by(Shard.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=Shard)

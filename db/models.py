@@ -51,11 +51,15 @@ Verdict = Literal["promote", "hold", "reject", "underpowered", "not_recommended"
 LiveCheckState = Literal["watching", "passed", "rolled_back"]
 CallbackState = Literal["waiting", "sent", "given_up"]
 ProposalKind = Literal["suggest", "audit"]
+#: what can be paused: classification by its priority, and runs
+Work = Literal["interactive", "bulk", "learning"]
 
 #: states in which a job's shards may be claimed
 WORKING: tuple[JobState, ...] = ("accepted", "running")
 #: states a job has not ended in
 OPEN: tuple[JobState, ...] = ("receiving", *WORKING)
+#: stands for all models, those to come as well; no model can be called so
+EVERY_MODEL = "*"
 #: states a run has not ended in; a model has one such run at most
 ACTIVE: tuple[RunState, ...] = ("queued", "running")
 
@@ -329,6 +333,8 @@ class Worker(Base):
     images_per_s: Mapped[dict[str, Any] | None]
     #: what it measures of itself, by name: bytes of memory
     readings: Mapped[dict[str, Any] | None]
+    #: of the process that takes messages for it, which is asked to drain
+    parent_pid: Mapped[int | None]
 
 
 class Counter(Base):
@@ -339,6 +345,44 @@ class Counter(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     labels: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[float]
+
+
+class Drain(Base):
+    """A request that a worker takes no more work; it goes when the worker starts anew, or is to take work again."""
+
+    __tablename__ = "drains"
+    __table_args__ = (PrimaryKeyConstraint("host", "parent_pid"),)
+
+    host: Mapped[str]
+    parent_pid: Mapped[int] = mapped_column(autoincrement=False)
+    who: Mapped[str]
+    reason: Mapped[str]
+    at_s: Mapped[float] = mapped_column(default=now_s())
+    #: when it held nothing any more
+    drained_at_s: Mapped[float | None]
+
+
+class Pause(Base):
+    """Work of one kind that waits until somebody resumes it."""
+
+    __tablename__ = "pauses"
+    __table_args__ = (PrimaryKeyConstraint("model", "work"), _one_of("work", Work))
+
+    #: or EVERY_MODEL
+    model: Mapped[str]
+    work: Mapped[Work] = mapped_column(String(16))
+    who: Mapped[str]
+    reason: Mapped[str]
+    at_s: Mapped[float] = mapped_column(default=now_s())
+
+
+class Removal(Base):
+    """A job that is being removed, bit by bit; whoever goes on finds it here, after its own row is gone too."""
+
+    __tablename__ = "removals"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    at_s: Mapped[float] = mapped_column(default=now_s())
 
 
 class LabelSet(Base):

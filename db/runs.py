@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from db import errors, models
+from db import errors, models, pauses
 from db import session as database
 from db.models import ACTIVE, RunState, Verdict, Version, copied, version_name
 from db.session import now_s
@@ -125,10 +125,10 @@ def request(session: Session, new: NewRun) -> Run | None:
 
 
 def claim(session: Session, run_id: int, *, owner: str, lease_s: float) -> Run | None:
-    """Claim a run for `lease_s` seconds: one that waits, or whose lease ran out. None if it is held or has ended."""
+    """Claim a run for `lease_s` seconds: one that waits, or whose lease ran out. None if held, paused or ended."""
     taken = (
         update(Row)
-        .where(Row.id == run_id, or_(Row.state == "queued", _is_expired()))
+        .where(Row.id == run_id, or_(Row.state == "queued", _is_expired()), ~pauses.is_learning_paused(Row.model))
         .values(
             state="running",
             fence=Row.fence + 1,
@@ -219,7 +219,8 @@ def due(session: Session, *, older_than_s: float) -> list[int]:
     """List the runs that wait for a worker and were not rung for within `older_than_s` seconds, oldest first."""
     untold = or_(Row.rung_at_s.is_(None), Row.rung_at_s < now_s() - older_than_s)
     waiting = or_(Row.state == "queued", _is_expired())
-    return list(session.scalars(select(Row.id).where(_is_active(), waiting, untold).order_by(Row.id)))
+    goes_on = ~pauses.is_learning_paused(Row.model)
+    return list(session.scalars(select(Row.id).where(_is_active(), waiting, untold, goes_on).order_by(Row.id)))
 
 
 def mark_rung(session: Session, run_ids: Iterable[int]) -> None:

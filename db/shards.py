@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from sqlalchemy import ColumnElement, exists, func, insert, literal_column, or_, select
 from sqlalchemy.orm import Session
 
+from db import pauses
 from db.models import WORKING, Job, Priority, Shard
 from db.session import now_s
 
@@ -65,8 +66,9 @@ def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard
 
 
 def is_any_waiting(session: Session, models: Collection[str]) -> bool:
-    """Whether any of the models' shards waits for a worker: one look into an index."""
-    return bool(session.scalar(select(exists().where(Shard.model.in_(models), is_waiting()))))
+    """Whether any of the models' shards waits for a worker: one look into an index, unless most are paused."""
+    waiting = exists().where(Shard.model.in_(models), is_waiting(), ~pauses.is_shard_paused())
+    return bool(session.scalar(select(waiting)))
 
 
 def urgent(session: Session, models: Collection[str]) -> list[Urgent]:
@@ -75,7 +77,7 @@ def urgent(session: Session, models: Collection[str]) -> list[Urgent]:
     waiting = (
         select(*kind, now_s() - func.min(Shard.created_at_s))
         .where(Shard.model.in_(models), is_waiting(), Shard.priority == literal_column("'interactive'"))
-        .where(is_due(), job_works(), Shard.attempts == 0)
+        .where(is_due(), job_works(), Shard.attempts == 0, ~pauses.is_shard_paused())
         .group_by(*kind)
     )
     return [

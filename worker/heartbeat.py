@@ -34,6 +34,7 @@ def row(role: str, **facts: object) -> workers.Worker:
     known: dict[str, object] = {"models": (), "device": "cpu", "state": "ready", "warm": (), "message": None}
     known["readings"] = memory()
     about = {"name": worker_name(role), "host": socket.gethostname(), "pid": os.getpid(), "role": role}
+    about["parent_pid"] = os.getppid()
     return workers.Worker(**(known | about | facts))  # type: ignore[arg-type]  # named fields of one dataclass
 
 
@@ -62,6 +63,8 @@ class Heartbeat:
         self._describe = describe
         self._chores = chores
         self._every_s = every_s
+        #: as of the last beat: this worker is to take no more work
+        self.is_asked_to_drain = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -74,7 +77,10 @@ class Heartbeat:
         """Do one beat. Raises `LedgerError` while the ledger is away."""
         for chore in self._chores:
             chore()
-        self._write(lambda transaction: workers.beat(transaction, self._describe()))
+        self._write(self._beat)
+
+    def _beat(self, transaction: Session) -> None:
+        self.is_asked_to_drain = workers.beat(transaction, self._describe())
 
     def stop(self) -> None:
         """Stop beating and take the worker's row away."""

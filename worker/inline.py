@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fsspec
 
+from pipeline import strays
 from worker.messages import MessageInvalid
 
 
@@ -24,12 +25,18 @@ def keep(image: bytes, store: str, *, max_bytes: int) -> str:
         )
     digest = hashlib.sha256(image).hexdigest()
     reference = f"{store}/{digest[:2]}/{digest}"
-    files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
     # By its size, too: a crash or a full disk may have left a part of it.
-    if not files.exists(name) or files.size(name) != len(image):
+    if not strays.hold(reference, len(image)):
+        files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
         files.pipe_file(name, image)
         _sync(files, name)
     return reference
+
+
+def hold(reference: str, store: str) -> None:
+    """Keep what is about to be named again from being removed, if it is an image of this store."""
+    if reference.startswith(f"{store}/"):
+        strays.hold_again(reference)
 
 
 def _sync(files: fsspec.AbstractFileSystem, name: str) -> None:

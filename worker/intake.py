@@ -13,9 +13,23 @@ from typing import ParamSpec, TypeGuard, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, callbacks, deliveries, errors, jobs, leases, ledger, outcomes, registry, session, shards, workers
+from db import (
+    bells,
+    callbacks,
+    deliveries,
+    errors,
+    jobs,
+    leases,
+    ledger,
+    outcomes,
+    pauses,
+    registry,
+    session,
+    shards,
+    workers,
+)
 from pipeline import failpoints
-from worker import inline, measures, messages, receivers, sizing, traces, troubles
+from worker import inline, measures, messages, pausing, receivers, sizing, traces, troubles
 from worker.messages import Refusal, Reply
 from worker.meter import Meter
 from worker.quotas import Overloaded, Quotas
@@ -380,6 +394,7 @@ def _pin_new(transaction: Session, submission: messages.Submission) -> int | Non
 def _keep_inline(desk: Desk, submission: messages.Submission) -> tuple[messages.Item, ...]:
     def kept(item: messages.Item) -> messages.Item:
         if item.inline is None:
+            inline.hold(item.reference, desk.inline_store)
             return item
         reference = inline.keep(item.inline, desk.inline_store, max_bytes=desk.max_inline_bytes)
         return messages.Item(reference=reference, key=item.key)
@@ -391,9 +406,13 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
     """Say why nothing happens, where the ledger can tell."""
     if job.state not in ("accepted", "running"):
         return None
+    if paused := pausing.why(pauses.pauses(reading, job.model), job.priority):
+        return paused
     serving = [worker for worker in workers.list_alive(reading, within_s=sizing.ALIVE_S) if job.model in worker.models]
     if not serving:
         return f"No classify worker serves model {job.model!r} at the moment."
+    if not any(worker.takes_work for worker in serving):
+        return f"Every classify worker that serves model {job.model!r} is being drained, and takes no more work."
     version = job.version or registry.version(reading, job.model).name
     barred = troubles.bars(reading, job.model, version)
     return barred and f"{barred} {_mend(job, version)}"

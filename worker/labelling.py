@@ -187,6 +187,7 @@ def _prepare(labeller: Labeller, position: int, row: Row) -> _Ready | RefusedLab
 def _read(labeller: Labeller, row: LabelledImage) -> labels.NewLabel:
     reference, data, most = row.reference, row.inline, labeller.max_inline_bytes
     if data is None:
+        inline.hold(reference, labeller.inline_store)
         most = labeller.limits.max_bytes
         data = references.fetch(reference, labeller.roots, max_bytes=most)
     fingerprint = fingerprints.fingerprint(data, labeller.limits)

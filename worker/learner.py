@@ -54,7 +54,7 @@ class Learner:
             lease_s=self._settings.run_lease_s,
             share=self._settings.learn_share,
             is_serving_busy=partial(is_serving_busy, device_id=workshop.device_id),
-            is_stopping=self._is_stopping,
+            is_stopping=lambda: self._is_stopping() or self._beating.is_asked_to_drain,
         )
         try:
             told: str = importlib.import_module("worker.learning.carrying").carry_out(workshop, self._watch)
@@ -101,7 +101,7 @@ def is_serving_busy(reading: Session, *, device_id: str | None) -> bool:
     here = [
         worker
         for worker in workers.list_alive(reading, within_s=ALIVE_S)
-        if worker.role == "classify" and worker.device_id == device_id
+        if worker.role == "classify" and worker.device_id == device_id and (worker.takes_work or worker.state == "busy")
     ]
     models = {model for worker in here for model in worker.models}
     return any(worker.state == "busy" for worker in here) or shards.is_any_waiting(reading, sorted(models))

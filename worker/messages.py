@@ -33,6 +33,7 @@ RETRAIN = "imagemill.retrain.v1"
 RUN_STATUS = "imagemill.run_status.v1"
 LEARN = "imagemill.learn.v1"
 TICK = "imagemill.tick.v1"
+PRUNE = "imagemill.prune.v1"
 WATCH_DRIFT = "imagemill.watch_drift.v1"
 
 INTAKE_QUEUE = "intake"
@@ -41,7 +42,7 @@ LEARN_QUEUE = "learn"
 #: The tasks of each queue, those of classify under the first word of their queues' names; any other is nobody's.
 TASKS = {
     INTAKE_QUEUE: frozenset({SUBMIT, STATUS, RESULTS, CANCEL, LABELS, RETRAIN, RUN_STATUS}),
-    UPKEEP_QUEUE: frozenset({SWEEP, TICK}),
+    UPKEEP_QUEUE: frozenset({PRUNE, SWEEP, TICK}),
     LEARN_QUEUE: frozenset({LEARN, WATCH_DRIFT}),
     "classify": frozenset({CLASSIFY}),
 }

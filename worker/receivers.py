@@ -27,7 +27,7 @@ def secrets(settings: Settings) -> tuple[bytes, ...]:
     return tuple(signatures.parse(text) for text in settings.callback_secret.split())
 
 
-def allowed_host(url: str, allowed: Sequence[str]) -> str:
+def host_of(url: str, allowed: Sequence[str]) -> str:
     """Name the host of a callback's URL. Raises CallbackRefused."""
     if not allowed:
         raise CallbackRefused(

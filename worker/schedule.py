@@ -10,6 +10,9 @@ from celery import Celery
 from worker import app, messages
 from worker.settings import Settings
 
+#: Seconds between two looks at what is old; a scheduler that is started anew every day asks, too.
+PRUNE_S = 3600.0
+
 
 def create_beat_app(settings: Settings) -> Celery:
     """Build the app for `beat`: one entry per chore, dropped if it could not be served before the next."""
@@ -17,6 +20,7 @@ def create_beat_app(settings: Settings) -> Celery:
     beat_app.conf.beat_schedule = {
         "sweep": _chore(messages.SWEEP, settings.sweep_s),
         "tick": _chore(messages.TICK, settings.tick_s),
+        "prune": _chore(messages.PRUNE, PRUNE_S),
     }
     return beat_app
 

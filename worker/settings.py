@@ -205,6 +205,9 @@ class Settings:
         "items without an outcome at most, and a tenth more for interactive ones; 0 sets no limit",
     )
     max_caller_items: int = _setting(_natural, 0, "the same of one caller, by the name it gives; 0 sets no limit")
+    keep_days: int = _setting(
+        _natural, 0, "days after which finished jobs, their outcomes and inline images are deleted; 0 keeps them"
+    )
     max_attempts: int = _setting(_positive, 3, "deaths of a worker on one shard before the shard is split")
     warm_versions: int = _setting(_positive, 2, "versions a worker keeps loaded at most")
     max_image_bytes: int = _setting(_positive, 20 * 1024 * 1024, "largest image file, in bytes")

@@ -43,7 +43,11 @@ def open_serving(
     warm = Warm(partial(_load, settings, device), most=len(settings.models) + settings.warm_versions - 1)
     swap = Swap(warm, sessions, settings.models)
     swap.load_serving()
-    station = _station(settings, sessions, warm, device, tell, is_stopping)
+
+    def is_to_end() -> bool:
+        return is_stopping() or beating.is_asked_to_drain
+
+    station = _station(settings, sessions, warm, device, tell, is_to_end)
 
     def describe() -> workers.Worker:
         return heartbeat.row(

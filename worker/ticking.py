@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import counters, errors, labels, outcomes, registry, runs, session, triggers, windows
+from db import counters, errors, labels, outcomes, pauses, registry, runs, session, triggers, windows
 from pipeline.errors import PipelineError
-from worker import measures, meter, playbook, retraining
+from worker import measures, meter, pausing, playbook, retraining
 from worker.playbook import Playbook
 from worker.settings import Settings
 from worker.triggers import Decision, Facts, decide
@@ -91,6 +91,7 @@ def facts_of(reading: Session, known: Playbook) -> Facts:
         num_alarms=_alarms_running(windows.recent(reading, model, limit=known.drift.num_alarms), serving),
         num_alarms_needed=known.drift.num_alarms,
         obstacle=retraining.obstacle(reading, model, known.base),
+        paused=pausing.why(pauses.pauses(reading, model), "learning"),
     )
 
 

@@ -42,6 +42,8 @@ class Facts:
     num_alarms_needed: int
     #: what stands in the way of any run, if anything: no base, say
     obstacle: str = ""
+    #: that an operator has paused learning, and why; empty if not
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +82,8 @@ def decide(policy: TriggerPolicy, facts: Facts) -> Decision:
 def _obstacle(policy: TriggerPolicy, facts: Facts) -> str:
     if not policy.is_on:
         return "the trigger is off"
-    if facts.active_run is not None:
-        return f"run {facts.active_run} is not over yet"
+    if facts.paused or facts.active_run is not None:
+        return facts.paused or f"run {facts.active_run} is not over yet"
     ready = [name for name, num in facts.per_class.items() if num >= MIN_PER_CLASS]
     if len(ready) < MIN_CLASSES:
         return f"{len(ready)} of at least {MIN_CLASSES} classes have {MIN_PER_CLASS} labels"

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import checkpoints, seals, stores
+from pipeline import checkpoints, seals, stores, strays
 from pipeline.errors import CheckpointBroken, ItemUnfetchable, StoreUnreachable
 from pipeline.references import Roots, fetch
 from tests import builders
@@ -101,3 +101,14 @@ def test_a_checkpoint_is_proved_by_its_hashes_alone(bucket: fsspec.AbstractFileS
     bucket.pipe_file(f"{saved.reference.removeprefix('s3://')}/{seals.PARITY}", b"torn")
     with pytest.raises(CheckpointBroken, match=r"parity.safetensors of .* was changed"):
         seals.check(saved.reference, saved.sha256)
+
+
+def test_what_is_written_anew_in_s3_is_not_removed(bucket: fsspec.AbstractFileSystem) -> None:
+    address = "s3://bucket/inline/ab/abc"
+    bucket.pipe_file(address, b"image")
+    (found,) = strays.files("s3://bucket/inline")
+    assert (found.address, found.num_bytes) == (address, 5)
+    assert not strays.hold(address)
+    assert not strays.remove(address, before_s=found.at_s)
+    assert strays.remove(address, before_s=found.at_s + 60)
+    assert list(strays.files("s3://bucket/inline")) == []

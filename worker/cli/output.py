@@ -24,6 +24,7 @@ from rich.table import Table
 STATE_STYLES = {
     "succeeded": "green", "partial": "yellow", "failed": "red", "cancelled": "dim", "expired": "dim",
     "running": "cyan", "accepted": "blue", "ready": "green", "busy": "cyan", "setup_failed": "red",
+    "draining": "yellow", "drained": "dim",
 }  # fmt: skip
 #: Columns of numbers, which stand at the right.
 NUMBERS = frozenset({

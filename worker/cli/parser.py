@@ -3,7 +3,7 @@
 import argparse
 
 from worker import messages
-from worker.cli import parser_http, parser_learning
+from worker.cli import parser_http, parser_learning, parser_operations
 from worker.cli.parsing import Commands, command, count, group, moment
 
 #: What `--help` says at the end.
@@ -30,6 +30,7 @@ def build() -> argparse.ArgumentParser:
     _add_processes(commands)
     parser_http.add_serve(commands)
     parser_http.add_keys(commands)
+    parser_operations.add(commands)
     parser_learning.add_webhook(commands)
     return parser
 
@@ -96,6 +97,9 @@ def _add_jobs(commands: Commands) -> None:
     replay.add_argument("job", metavar="JOB")
     replay.add_argument("--version", required=True, metavar="MODEL:N", help="the other version")
     replay.add_argument("--wait", action="store_true", help="wait, then print where the two disagree")
+    replay.add_argument(
+        "--report", metavar="FILE.html", help="wait, then write a page with the images on which they do"
+    )
     replay.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
 
 

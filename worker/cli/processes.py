@@ -18,14 +18,14 @@ FLOWERS_OWN = {f"unacked{part}_key": f"flower:unacked{part}" for part in ("", "_
 
 def worker(asked: Namespace, settings: Settings) -> int:
     """Run one Celery worker: one child, which owns the device. Raises `InstallationUnsafe`."""
-    from worker import runtime, transport
+    from worker import draining, runtime, transport
     from worker.doctor import examination
 
-    with runtime.ledger(settings):
-        pass  # the schema is this code's
-    _reach_broker(settings)
-    logs.set_up(settings.log_level, form=settings.log_format, role=asked.role)
     queues = _queues(asked.role, settings.models)
+    watch = draining.Watch(runtime.open_ledger(settings), (socket.gethostname(), os.getpid()), queues)
+    _reach_broker(settings)
+    watch.start()
+    logs.set_up(settings.log_level, form=settings.log_format, role=asked.role)
     transport.take_no_orders()
     celery = app.create_app(
         settings,
@@ -33,6 +33,7 @@ def worker(asked: Namespace, settings: Settings) -> int:
         takes_hours=asked.role == "learn",
         amqp=transport.Checking,
     )
+    celery.steps["consumer"].add(draining.step(watch))
     for found in examination.before_start(celery, settings, os.environ):
         log.warning("%s (%s) To mend it: %s.", found.what, found.why, found.mend)
     celery.worker_main(

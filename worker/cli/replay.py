@@ -7,22 +7,28 @@ import sys
 import time
 import uuid
 from argparse import Namespace
+from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import jobs, registry, session
-from worker import intake, messages, replays, runtime, sizing
+from pipeline import stores
+from pipeline.learning import comparison
+from pipeline.learning.comparison import Disagreement
+from worker import comparing, intake, messages, replays, runtime, sizing
 from worker.cli import output
+from worker.comparing import Comparing
 from worker.messages import JobStatus
-from worker.replays import Disagreement
 from worker.settings import Settings
 
 #: seconds between two looks at the job
 POLL_S = 0.5
+#: changes printed at most; --json has all
+MOST_CHANGES = 20
 
 
 def replay(asked: Namespace, settings: Settings) -> int:
-    """Have another version classify again what a job labelled; gives 1 if that did not wholly succeed."""
+    """Have another version classify again what a job did; gives 1 unless it labelled all that was labelled before."""
     original = messages.parse_job_id(asked.job)
     with runtime.ledger(settings) as sessions:
         with session.transaction(sessions) as transaction:
@@ -30,17 +36,40 @@ def replay(asked: Namespace, settings: Settings) -> int:
             shard_size = sizing.shard_size(transaction, settings.shard_size, job.model, job.num_items)
             replayed = replays.replay(transaction, job, version, shard_size=shard_size)
             status = intake.job_status(transaction, replayed)
-        if not asked.wait:
+        if not asked.wait and not asked.report:
             _say(asked, status, version.name)
             return 0
         status = _wait(sessions, replayed, asked.timeout)
         with session.reading(sessions) as reading:
-            found = replays.disagreement(reading, original, replayed)
+            seen = comparing.compare(reading, original, replayed, job.model)
+    found = seen.found()
+    if asked.report:
+        _write(asked, settings, job, status, version.name, seen)
     if asked.json:
         output.as_json({"job": status, "replay_of": original, "disagreement": found})
     else:
         _print(job, status, version.name, found)
-    return 0 if status.state == "succeeded" else 1
+    return 0 if status.is_final and not found.num_failed and status.num_done == status.num_items else 1
+
+
+def _write(
+    asked: Namespace, settings: Settings, job: jobs.JobView, status: JobStatus, version: str, seen: Comparing
+) -> None:
+    page = comparison.Comparison(
+        model=job.model,
+        before=job.version or "what served then",
+        now=version,
+        job_id=str(job.id),
+        replay_id=status.job_id,
+        at_s=time.time(),
+        is_whole=status.is_final,
+        found=seen.found(),
+        differing=tuple(comparing.with_pictures(seen.most_differing(), settings.or_here())),
+        failing=seen.failing,
+    )
+    with stores.written(Path(asked.report)) as opened:
+        opened.write(comparison.render(page))
+    print(f"{page.num_differing:,} images differ; the page is {asked.report}.", file=sys.stderr)
 
 
 def _say(asked: Namespace, status: JobStatus, version: str) -> None:
@@ -80,6 +109,8 @@ def _print(job: jobs.JobView, status: JobStatus, version: str, found: Disagreeme
         f"classified again by {version}.",
         soft_wrap=True,
     )
+    if found.num_mended:
+        console.print(f"{found.num_mended:,} that failed before are labelled now.")
     if found.num_failed:
         console.print(f"{found.num_failed:,} failed; see why with: imagemill jobs errors {status.job_id}")
     if found.agreement is None or found.score_shift is None:
@@ -96,5 +127,18 @@ def _print(job: jobs.JobView, status: JobStatus, version: str, found: Disagreeme
         ("label before", "items", "changed", "share", "mostly to"),
         [(one.label, one.num, one.num_changed, f"{one.changed:.1%}", one.mostly) for one in changed],
     )
+    output.table(
+        "\nFrom one label to another",
+        ("before", "now", "items", "score before", "score now"),
+        [(o.before, o.now, o.num, f"{o.score_before:.2f}", f"{o.score_now:.2f}") for o in found.changes[:MOST_CHANGES]],
+    )
+    for name, known in (("Held-out", found.held_out), ("Trained-on", found.trained_on)):
+        if known is not None:
+            console.print(
+                f"{name} images with a label: {known.num:,}; both right {known.both_right:,}, only before "
+                f"{known.only_before_right:,}, only now {known.only_now_right:,}, neither {known.neither_right:,} "
+                f"(McNemar p {known.p:.3f}).",
+                soft_wrap=True,
+            )
     if not status.is_final:
         console.print(f"It goes on without us: imagemill jobs show {status.job_id}")

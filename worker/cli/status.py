@@ -6,7 +6,8 @@ Knows nothing of how the stack is started.
 from argparse import Namespace
 from dataclasses import fields
 
-from db import jobs, migrate, registry, session, unfinished, workers
+from db import jobs, migrate, pauses, registry, session, unfinished, workers
+from db.models import EVERY_MODEL
 from worker import bell, messages, runtime, sizing, troubles
 from worker.app import create_app
 from worker.cli import output
@@ -29,6 +30,7 @@ def status(asked: Namespace, settings: Settings) -> int:
             job for job in jobs.jobs(reading, limit=50) if job.state in ("receiving", "accepted", "running")
         ]
         barred = {model: troubles.bars(reading, model, one.version.name) for model, one in serving.items() if one}
+        paused = pauses.pauses(reading)
         now_s = session.clock(reading)
     broker, ringing = _broker(settings)
     if asked.json:
@@ -37,6 +39,7 @@ def status(asked: Namespace, settings: Settings) -> int:
                 "broker": broker,
                 "queues": ringing,
                 "workers": alive,
+                "paused": paused,
                 "waiting": waiting,
                 "num_unfinished": num_unfinished,
                 "max_waiting_items": settings.max_waiting_items or None,
@@ -56,6 +59,8 @@ def status(asked: Namespace, settings: Settings) -> int:
             f"[bold red]Broken[/bold red] What serves as {output.plain(model)} can be loaded by no worker, and its new "
             f"work waits. `imagemill models rollback {output.plain(model)}` has the version before serve."
         )
+    if paused:
+        _print_paused(paused)
     _print_status(alive, waiting, serving, running_jobs, ringing, now_s)
     return _code(broker)
 
@@ -74,12 +79,12 @@ def _print_status(
 ) -> None:
     output.table(
         "\nWorkers",
-        ("role", "state", "serves", "warm", "device", "process", "beat", "trouble"),
+        ("worker", "state", "serves", "warm", "device", "beat", "trouble"),
         (
             (
-                one.role, output.state(one.state), ", ".join(one.models), ", ".join(one.warm),
-                one.device if one.role == "classify" else "", f"{one.host}:{one.pid}" if one.pid else "",
-                f"{max(0.0, now_s - one.heartbeat_at_s):.0f} s ago", one.message,
+                one.name, _state(one), ", ".join(one.models), ", ".join(one.warm),
+                one.device if one.role == "classify" else "",
+                f"{max(0.0, now_s - one.heartbeat_at_s):.0f} s ago", _trouble(one),
             )
             for one in alive
         ),
@@ -124,6 +129,31 @@ def _print_status(
             for one in unfinished
         ),
     )
+
+
+def _print_paused(paused: list[pauses.Paused]) -> None:
+    output.table(
+        "\nPaused",
+        ("model", "work", "since", "by", "why"),
+        (
+            ("all" if one.model == EVERY_MODEL else one.model, one.work, output.when(one.at_s), one.who, one.reason)
+            for one in paused
+        ),
+    )
+
+
+def _state(one: workers.Alive) -> str:
+    """Say what a worker does, or how far it is with what is asked of it."""
+    if one.drain is None:
+        return output.state(one.state)
+    return output.state("drained" if one.drain.drained_at_s else "draining")
+
+
+def _trouble(one: workers.Alive) -> str | None:
+    if one.drain is None:
+        return one.message
+    reason = f": {one.drain.reason}" * bool(one.drain.reason)
+    return f"asked to drain by {one.drain.who} at {output.when(one.drain.at_s)}{reason}"
 
 
 def _broker(settings: Settings) -> tuple[str, dict[str, int]]:

@@ -7,7 +7,7 @@ from celery import current_app, shared_task, signals
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
-from worker import bell, callbacks, heartbeat, intake, live, logs, messages, relay, runtime, ticking
+from worker import bell, callbacks, heartbeat, intake, live, logs, messages, pruning, relay, runtime, ticking
 from worker.meter import Meter
 from worker.settings import read_settings
 
@@ -20,6 +20,7 @@ _beating: list[heartbeat.Heartbeat] = []
 _sending: list[callbacks.Sender] = []
 _meters: list[Meter] = []
 _rings: list[intake.Ring] = []
+_pruning: list[pruning.Chore] = []
 
 
 @signals.worker_process_init.connect
@@ -34,6 +35,7 @@ def open_ledger(**_: object) -> None:
         sender = runtime.start_sender(read_settings(), sessions)
         if sender is not None:
             _sending.append(sender)
+        _pruning.append(pruning.Chore(sessions, read_settings()))
 
 
 @signals.worker_process_shutdown.connect
@@ -68,3 +70,9 @@ def tick() -> None:
     live.tend(_sessions[0], settings, _rings[0])
     for model in ticking.models_to_watch(_sessions[0], settings):
         bell.ring_drift(app, model)
+
+
+@shared_task(name=messages.PRUNE, acks_late=False, ignore_result=True)
+def prune() -> None:
+    """Begin to delete what is older than it is to be kept, if anything is."""
+    _pruning[0].start()

@@ -1,4 +1,4 @@
-"""Takes a run report and what was worked out from it.
+"""Takes a run report, or a comparison of two versions, and what was worked out from it.
 
 Gives the page as text, every piece of it escaped but the drawings we made.
 Knows nothing of how either came about.
@@ -17,6 +17,9 @@ from markupsafe import Markup
 from pipeline.learning.pages import wording
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.learning.comparison import Comparison
     from pipeline.learning.pages.page import Page
     from pipeline.learning.report import RunReport
 
@@ -56,6 +59,12 @@ def fill(report: RunReport, page: Page) -> str:
     template = _environment().get_template("report.html.jinja")
     tables = {"amounts": AMOUNTS, "likenesses": LIKENESSES, "actions": ACTIONS, "checks": CHECKS, "max_rows": MAX_ROWS}
     return template.render(report=report, page=page, **tables)
+
+
+def fill_comparison(comparison: Comparison, uris: Sequence[str], *, max_rows: int) -> str:
+    """Fill the template about two versions; `uris` are the pictures of what differs."""
+    template = _environment().get_template("comparison.html.jinja")
+    return template.render(comparison=comparison, uris=uris, max_rows=max_rows)
 
 
 @functools.cache
