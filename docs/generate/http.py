@@ -9,15 +9,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs.generate import markdown
+from worker.settings import Settings
 
-#: The module whose `openapi()` gives the document.
+#: The module whose `build` makes the app, which knows its document.
 SERVER = "worker.web.server"
+
+#: What an answer is that is an error.
+PROBLEM = "application/problem+json"
 
 HEAD = """\
 # HTTP
 
 `imagemill serve` answers these, and shows the same document to try out at `/docs`, and for programs at `/openapi.json`.
-An error is `application/problem+json`.
+Statuses under *Problems* come as `application/problem+json`, with a `kind` for programs and a sentence for people.
 
 """
 
@@ -28,7 +32,7 @@ def page() -> str:
     """Give the page, or nothing while there is no server."""
     if not _exists(SERVER):
         return ""
-    return described(importlib.import_module(SERVER).openapi())
+    return described(importlib.import_module(SERVER).build(Settings()).openapi())
 
 
 def described(document: Object) -> str:
@@ -36,7 +40,10 @@ def described(document: Object) -> str:
     operations = list(_operations(document))
     index = markdown.table(
         ("operation", "about"),
-        ((f"[`{title}`](#{markdown.anchor(title)})", operation.get("summary", "")) for title, operation in operations),
+        (
+            (f"[`{title}`](#{markdown.anchor(title)})", _about(operation).partition("\n\n")[0])
+            for title, operation in operations
+        ),
     )
     schemas = document.get("components", {}).get("schemas", {})
     parts = [HEAD, index, *(_operation(title, operation) for title, operation in operations)]
@@ -64,25 +71,26 @@ def _operations(document: Object) -> Iterator[tuple[str, Object]]:
                 )
 
 
+def _about(operation: Object) -> str:
+    return str(operation.get("description") or operation.get("summary") or "").strip()
+
+
 def _operation(title: str, operation: Object) -> str:
-    about = operation.get("description") or operation.get("summary") or ""
-    parts = [f"### {title}\n\n", f"{about.strip()}\n\n" if about else ""]
+    parts = [f"### {title}\n\n", f"{_about(operation)}\n\n" if _about(operation) else ""]
     if operation["parameters"]:
         parts.append(markdown.table(("parameter", "in", "type", "meaning"), map(_parameter, operation["parameters"])))
     if body := operation.get("requestBody"):
         parts.append(f"Body: {_contents(body)}.\n\n")
-    answers = operation.get("responses", {}).items()
-    parts.append(markdown.table(("status", "means", "body"), (_answer(status, answer) for status, answer in answers)))
-    return "".join(parts)
+    answers = sorted(operation.get("responses", {}).items())
+    told = [(status, answer.get("description", ""), _contents(answer)) for status, answer in answers]
+    parts.append(markdown.table(("status", "means", "body"), (row for row in told if PROBLEM not in row[2])))
+    problems = [status for status, _, body in told if PROBLEM in body]
+    return "".join(parts) + (f"Problems: {', '.join(problems)}.\n\n" if problems else "")
 
 
 def _parameter(given: Object) -> tuple[str, str, str, str]:
     type_ = _type(given.get("schema", {})) + (", required" if given.get("required") else "")
     return markdown.code(given["name"]), given["in"], type_, given.get("description", "")
-
-
-def _answer(status: str, answer: Object) -> tuple[str, str, str]:
-    return status, answer.get("description", ""), _contents(answer)
 
 
 def _contents(holder: Object) -> str:

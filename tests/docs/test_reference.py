@@ -65,7 +65,10 @@ DOCUMENT = {
             "post": {
                 "summary": "Submit",
                 "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}}},
-                "responses": {"202": {"description": "Accepted"}},
+                "responses": {
+                    "429": {"description": "Later", "content": {"application/problem+json": {}}},
+                    "202": {"description": "Accepted"},
+                },
             }
         },
         "/v1/jobs/{job_id}": {
@@ -104,6 +107,7 @@ DOCUMENT = {
 def test_any_openapi_document_becomes_a_page_of_its_operations_and_values() -> None:
     page = http.described(DOCUMENT)
     assert "| [`POST /v1/jobs`](#post-v1jobs) | Submit |" in page
+    assert "| 202 | Accepted |  |\n\nProblems: 429.\n" in page
     assert "### GET /v1/jobs/{job_id}\n" in page
     assert "| `job_id` | path | string, required |  |" in page
     assert "| `wait` | query | number |  |" in page
