@@ -148,5 +148,6 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text(part) if isinstance(part, ast.Constant) else "..." for part in node.values)
+        shown = "".join(_text(part) if isinstance(part, ast.Constant) else "..." for part in node.values)
+        return shown.replace("....", "...")
     return ""

@@ -1,6 +1,7 @@
 """Every page, and the README: what it tells a reader to type exists, and it leads nowhere outside for its own sake."""
 
 import contextlib
+import importlib
 import io
 import re
 import shlex
@@ -16,13 +17,13 @@ from tests.docs import pages
 from worker import settings
 from worker.cli import parser
 
-#: A command as it is written in a block: at the beginning of a line, after a pipe or in parentheses, up to a comment.
-IN_BLOCK = re.compile(
-    r"(?:^|[|(;&]|\bcli|\buntil|\bthen)\s*(?:\w+=\S+\s+)*(?:\S*/)?(?:imagemill|cli(?!\S))[ \t]+([^\n|;&#)]*)",
-    re.MULTILINE,
-)
+#: A command as it is written in a block: first in its line, behind a sign of the shell, or run by Compose.
+OURS = r"(?:(?:^|[|(;&]|\buntil|\bthen)[ \t]*(?:\w+=\S+[ \t]+)*(?:\S*/)?imagemill|\bcompose run [^\n`]*?\bcli)[ \t]+"
+IN_BLOCK = re.compile(OURS + r"([^\n|;&#)]+)", re.MULTILINE)
 #: A command as it is named in a sentence.
-IN_SENTENCE = re.compile(r"`(?:\S*/)?imagemill ([^`\n]+)`")
+IN_SENTENCE = re.compile(r"`(?:(?:\S*/)?imagemill|docker compose run [^`\n]*?\bcli) ([^`\n]+)`")
+#: What the shell fills in.
+FILLED_IN = re.compile(r"\$\([^)]*\)")
 VARIABLE = re.compile(r"IMAGEMILL_[A-Z0-9_]+")
 
 
@@ -38,7 +39,11 @@ def _named(page: Path) -> Iterator[str]:
 
 def _commands() -> list[tuple[str, str]]:
     return sorted(
-        {(page.relative_to(pages.ROOT).as_posix(), command) for page in pages.PAGES for command in _named(page)}
+        {
+            (page.relative_to(pages.ROOT).as_posix(), command)
+            for page in pages.PAGES
+            for command in filter(None, _named(page))
+        }
     )
 
 
@@ -60,7 +65,7 @@ def test_the_pages_name_many_commands() -> None:
 
 @pytest.mark.parametrize(("page", "command"), _commands())
 def test_a_command_that_a_page_names_is_one_that_the_parser_knows(page: str, command: str) -> None:
-    code, said = _parsed(shlex.split(command))
+    code, said = _parsed(shlex.split(FILLED_IN.sub("x", command)))
     # A sentence may name a command without its arguments; a name or an option must exist all the same.
     assert code == 0 or "the following arguments are required" in said, f"{page}: imagemill {command}\n{said}"
 
@@ -82,6 +87,14 @@ def test_the_site_is_built_without_a_warning_and_asks_no_other_host_for_anything
         assert asked.findall(file.read_text(encoding="utf-8")) == [], file.name
     for file in tmp_path.rglob("*.css"):
         assert not re.search(r"@import|url\((?:https?:)?//", file.read_text(encoding="utf-8")), file.name
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.relative_to(pages.ROOT).as_posix())
+def test_what_a_page_imports_of_the_client_is_in_the_wheel(page: Path) -> None:
+    for block in pages.blocks(page):
+        for module, names in re.findall(r"^from imagemill\.(\w+) import ([\w, ]+)", block.text, re.MULTILINE):
+            found = importlib.import_module(f"worker.{module}")
+            assert [name for name in names.strip().split(", ") if not hasattr(found, name)] == []
 
 
 def test_the_readme_leads_only_to_files_that_exist() -> None:

@@ -42,6 +42,7 @@ def second(environ: dict[str, str]) -> Iterator[terminals.Terminal]:
         yield terminal
 
 
+@pytest.mark.timeout(600)  # each block has a limit of its own
 def test_the_tutorial_does_what_it_says_from_nothing_to_a_model_that_learned_new_classes(
     home: Path, first: terminals.Terminal, second: terminals.Terminal
 ) -> None:
