@@ -16,6 +16,8 @@ from pathlib import Path
 DONE = "-- this block ended with"
 #: Seconds a block may take on a busy two-core machine.
 PATIENCE_S = 150.0
+#: Seconds in which a shell that has nothing to do ends.
+ENDING_S = 30.0
 
 
 class Terminal:
@@ -66,12 +68,11 @@ class Terminal:
         assert self._shell.stdin is not None
         self._shell.stdin.close()
         try:
-            self._shell.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
+            self._shell.wait(ENDING_S)
+        except subprocess.TimeoutExpired:  # something of a test that failed still runs in it
             os.killpg(self._shell.pid, signal.SIGKILL)
-            raise
-        finally:
-            self._shell.stdout.close()
+            self._shell.wait()
+        self._shell.stdout.close()
 
     def _more(self, patience_s: float) -> str:
         with selectors.DefaultSelector() as waiting:
