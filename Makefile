@@ -6,7 +6,7 @@ TORCH_BACKEND ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := app,monitor,traces,parquet,s3,codec,embedded,test
+EXTRAS := app,monitor,traces,parquet,s3,codec,embedded,docs,test
 
 # Two files of tests at a time, each file whole and in order (the slow rings last): most of a system test is waiting.
 TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -14,8 +14,11 @@ TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Threads of a forward pass that wait for each other sleep: where cores are shared, spinning costs ten times the work.
 export OMP_WAIT_POLICY := PASSIVE
 
+# mkdocs-material says at each start which site builder comes after it; DECISIONS.md does, too.
+export NO_MKDOCS_2_WARNING := 1
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-fast chaos check format bench clean
+.PHONY: help setup demo up test test-fast chaos check format docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +43,16 @@ demo: setup ## The whole story: labels arrive, a model learns, serves, and keeps
 up: setup ## Run the whole stack on this machine in the foreground
 	@$(BIN)/imagemill up
 
-check: setup ## Lint, types, import contracts
+check: setup ## Lint, types, import contracts, and the documentation with all its links
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/mkdocs build --strict --quiet
+
+docs: setup ## Write the reference from the code, then serve the documentation at http://127.0.0.1:8000
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/mkdocs serve --strict
 
 format: setup ## Let ruff format and fix what it can
 	@$(BIN)/ruff check --fix .
@@ -67,4 +75,4 @@ bench: setup ## Measure throughput, the cost of keeping current, and how often t
 	@$(BIN)/python -m bench.gate
 
 clean: ## Remove what the verbs made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache site

@@ -238,7 +238,7 @@ def test_a_producer_asks_for_all_it_may_and_redis_lets_it(running: Running) -> N
         client.ping()
 
 
-#: a service that knows Celery alone, as README.md has it
+#: a service that knows Celery alone, as docs/how-to/hand-over-images.md has it
 BARE = """
 import sys, uuid
 from celery import Celery

@@ -1,0 +1,1 @@
+"""The pages, and under `generate` the program that writes those of `reference/` from the code."""

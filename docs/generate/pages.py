@@ -1,0 +1,56 @@
+"""Takes the code. Gives each page of the reference by its file's name, and writes those that are stale.
+
+Knows nothing of what is on a page.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from docs.generate import command_line, errors, http, messages, playbook, settings, tables
+
+FOLDER = Path(__file__).parents[1] / "reference"
+#: At the top of each page, for whoever opens the file.
+HEAD = "<!-- written by `python -m docs.generate` from the code: change the code, then run it -->\n\n"
+#: file -> what writes it; a page that has nothing to say yet is empty, and not written
+WRITERS: dict[str, Callable[[], str]] = {
+    "command-line.md": command_line.page,
+    "settings.md": settings.page,
+    "playbook.md": playbook.page,
+    "messages.md": messages.page,
+    "http.md": http.page,
+    "errors.md": errors.page,
+    "tables.md": tables.page,
+}
+
+
+def written() -> dict[str, str]:
+    """Give every page as it should be."""
+    made = {name: write() for name, write in WRITERS.items()}
+    return {name: HEAD + text for name, text in made.items() if text}
+
+
+def stale() -> list[str]:
+    """Name the pages that are not as they should be, and those that nothing writes any more."""
+    wanted = written()
+    return sorted(name for name in {*wanted, *_found()} if _text(name) != wanted.get(name))
+
+
+def refresh() -> list[str]:
+    """Write what is stale and remove what nothing writes; gives the names."""
+    wanted = written()
+    changed = [name for name in sorted({*wanted, *_found()}) if _text(name) != wanted.get(name)]
+    for name in changed:
+        if name in wanted:
+            (FOLDER / name).write_text(wanted[name], encoding="utf-8")
+        else:
+            (FOLDER / name).unlink()
+    return changed
+
+
+def _found() -> set[str]:
+    return {file.name for file in FOLDER.glob("*.md")}
+
+
+def _text(name: str) -> str | None:
+    file = FOLDER / name
+    return file.read_text(encoding="utf-8") if file.exists() else None
