@@ -6,10 +6,10 @@ TORCH_BACKEND ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := app,monitor,traces,parquet,s3,codec,embedded,docs,test
+EXTRAS := app,http,monitor,traces,parquet,s3,codec,embedded,docs,test
 
-# Two files of tests at a time, each file whole and in order (the slow rings last): most of a system test is waiting.
-TWO_AT_ONCE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two files of tests at a time, each whole and in order, the slow rings last: most of a system test is waiting.
+TWO_AT_ONCE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # Threads of a forward pass that wait for each other sleep: where cores are shared, spinning costs ten times the work.
 export OMP_WAIT_POLICY := PASSIVE

@@ -15,6 +15,8 @@ from db import session as database
 from tests import servers
 
 _NUMBERS = count(1)
+#: rings whose `mill` is one for all their files
+SHARE_A_STACK = ("chaos", "http", "system")
 DIALECTS = ("sqlite", "postgresql")
 
 
@@ -35,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=left)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_together(item)))
+
+
+def _together(item: pytest.Item) -> str:
+    """Name what is to run in one process, in order: a file, or all files of a ring that share a stack."""
+    ring = item.path.parent.name
+    return ring if ring in SHARE_A_STACK and "mill" in item.fixturenames else f"{ring}.{item.path.stem}"
 
 
 @pytest.fixture
