@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import keys, session
+from db import keys, migrate, registry, session
+from tests.db import builders as rows
 from tests.http.calls import Calls
 from worker.settings import Settings
+from worker.stack import Stack
 from worker.web import server
 
 #: Seconds in which the server must listen.
@@ -25,6 +28,7 @@ class Served:
     """A server that runs, and the ledger behind it."""
 
     port: int
+    app: FastAPI
     settings: Settings
     sessions: sessionmaker[Session]
 
@@ -47,11 +51,44 @@ def served(database_url: str, home: Path, redis_url: str) -> Iterator[Served]:
     yield from serve(settings)
 
 
+@pytest.fixture
+def version(served: Served) -> registry.Version:
+    """The version `cats:1`, which serves and which nobody here loads."""
+    with session.transaction(served.sessions) as transaction:
+        made = registry.register(transaction, rows.new_version(num_classes=2))
+        registry.promote(transaction, "cats", made.id, seen_epoch=0, who="ada", reason="")
+    return made
+
+
+@pytest.fixture
+def calls(served: Served, version: registry.Version) -> Calls:
+    """A caller, `shop`, that may submit."""
+    return served.calls("submit")
+
+
+@pytest.fixture(scope="session")
+def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with a ledger, a Redis and an intake worker, and the model `tiny`; nobody classifies or learns."""
+    from tests import mills  # it imports torch, which few of these tests need
+
+    home = tmp_path_factory.mktemp("im")
+    settings = mills.tiny_settings(home)
+    with Stack(settings=settings) as stack:
+        stack.start_redis()
+        migrate.upgrade(settings.database_url)
+        stack.start("intake", "worker", "intake")
+        for served in serve(settings):
+            for seed in (1, 2):
+                mills.make_version(served.sessions, settings, "tiny", seed=seed)
+            yield served
+
+
 def serve(settings: Settings) -> Iterator[Served]:
     """Run the server in a thread until the test is over."""
     sessions = session.connect(settings.database_url)
     listening = socket.create_server(("127.0.0.1", 0))
-    running = uvicorn.Server(server.config(server.build(settings)))
+    app = server.build(settings)
+    running = uvicorn.Server(server.config(app))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -60,7 +97,7 @@ def serve(settings: Settings) -> Iterator[Served]:
             assert thread.is_alive()
             assert time.monotonic() < give_up_s
             time.sleep(0.01)
-        yield Served(port=listening.getsockname()[1], settings=settings, sessions=sessions)
+        yield Served(port=listening.getsockname()[1], app=app, settings=settings, sessions=sessions)
     finally:
         running.should_exit = True
         thread.join(PATIENCE_S)
