@@ -260,3 +260,16 @@ def test_the_review_page_shows_proposals_in_order_and_says_when_intake_is_away(h
 def test_the_server_with_its_console_never_imports_torch():
     code = "import sys, worker.web.server; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_what_was_recorded_is_said_with_the_way_back_but_never_in_a_strangers_words(hall):
+    version = make_version(hall.sessions)
+    with session.transaction(hall.sessions) as transaction:
+        label_rows.add(transaction, MODEL, [builders.label("a", label="cat")])
+        new = [proposals.NewProposal(reference="x", sha256="0" * 64, why="margin")]
+        proposals.replace(transaction, MODEL, "suggest", version.name, new)
+    looks = visitor(hall, "label")
+    page = looks.read(f"/console/review/{MODEL}?of=suggest&after=0&done=1&as=cat")
+    assert "Recorded “cat”." in page
+    assert f"/console/review/{MODEL}?of=suggest&at=1" in page
+    assert "Recorded" not in looks.read(f"/console/review/{MODEL}?of=suggest&after=0&done=1&as=call+0800")

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Form, Query
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -91,7 +91,7 @@ def shown(
     after: str = "",
     at: str = "",
     done: str = "",
-    as_: Annotated[str, Form(alias="as")] = "",
+    as_: Annotated[str, Query(alias="as")] = "",
 ) -> Response:
     """Show the next image behind a place, or a certain one."""
     return _page(house, visitor, model, of, after=after, at=at, done=done, said=as_)

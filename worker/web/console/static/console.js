@@ -70,9 +70,24 @@ function lookAhead() {
   if (next && next.dataset.next) new Image().src = next.dataset.next;
 }
 
+// What moves something is asked for once: a second rollback would go further back.
+function sendOnce(event) {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (form.dataset.sent) { event.preventDefault(); return; }
+  form.dataset.sent = "yes";
+  if (event.submitter) event.submitter.setAttribute("aria-busy", "true");
+  tell("One moment …");
+}
+
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  for (const button of document.querySelectorAll("[aria-busy]")) button.removeAttribute("aria-busy");
+});
+
 document.addEventListener("submit", (event) => {
   const form = event.target.closest("form[data-swap]");
-  if (!form) return;
+  if (!form) { sendOnce(event); return; }
   event.preventDefault();
   const body = new FormData(form, event.submitter && event.submitter.name ? event.submitter : undefined);
   swap(form.action, { method: "POST", body: new URLSearchParams(body) });
@@ -101,11 +116,17 @@ function walk(gallery, key) {
   return Boolean(tiles[next]);
 }
 
+function named(one) {
+  const words = (one.labels && one.labels[0] ? one.labels[0] : one.querySelector("span") || one).cloneNode(true);
+  for (const cap of words.querySelectorAll("kbd")) cap.remove();
+  return words.textContent.trim();
+}
+
 function showKeys() {
   const dialog = document.getElementById("keys");
   const list = dialog.querySelector("dl");
   list.replaceChildren();
-  const rows = [...document.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, (one.labels && one.labels[0] ? one.labels[0] : one.querySelector("span") || one).textContent.trim()]);
+  const rows = [...document.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, named(one)]);
   if (document.querySelector("[data-gallery]")) rows.push(["← → ↑ ↓", "from image to image"]);
   rows.push(["?", "these keys"]);
   for (const [key, text] of rows) {
