@@ -185,7 +185,8 @@ def _inline_references(connection: Connection, but_of: frozenset[uuid.UUID]) -> 
 def _rows(connection: Connection, chosen: Select[Any, Any]) -> Generator[tuple[Any, Any]]:
     """Read rows some at a time; whoever has seen enough leaves nothing open."""
     with connection.execute(chosen.execution_options(yield_per=CHUNK_ROWS)) as found:
-        yield from found.tuples()
+        for first, second in found:
+            yield first, second
 
 
 def _is_old(before_s: float, needed: Needed) -> ColumnElement[bool]:
