@@ -185,7 +185,7 @@ def _inline_references(connection: Connection, but_of: frozenset[uuid.UUID]) -> 
 def _rows(connection: Connection, chosen: Select[Any, Any]) -> Generator[tuple[Any, Any]]:
     """Read rows some at a time; whoever has seen enough leaves nothing open."""
     with connection.execute(chosen.execution_options(yield_per=CHUNK_ROWS)) as found:
-        yield from found.tuples()
+        yield from found
 
 
 def _is_old(before_s: float, needed: Needed) -> ColumnElement[bool]:

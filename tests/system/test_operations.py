@@ -114,9 +114,7 @@ def test_a_challenger_is_compared_on_a_stored_job_and_the_page_shows_where_they_
     assert mill.client.wait(job.job_id, timeout_s=PATIENCE_S).state == "partial"
     challenger = mill.make_version("swap", seed=7, serve=False)
     page = tmp_path / "page.html"
-    told = run(
-        mill, imagemill, "jobs", "replay", job.job_id, "--version", challenger.name, "--report", str(page), "--json"
-    )
+    told = shell.run("jobs", "replay", job.job_id, "--version", challenger.name, "--report", str(page), "--json")
     assert told.code == 0, told.err  # what failed before may fail again
     found = json.loads(told.out)["disagreement"]
     assert (found["num_compared"], found["num_failed"], found["num_failed_both"]) == (12, 0, 1)
