@@ -15,7 +15,7 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/var/cache/uv \
     uv pip install --python /opt/imagemill/bin/python --constraint constraints.txt \
       ${TORCH_BACKEND:+--torch-backend "${TORCH_BACKEND}"} \
-      --requirements pyproject.toml --extra app --extra monitor --extra parquet --extra s3
+      --requirements pyproject.toml --extra app --extra http --extra monitor --extra parquet --extra s3
 COPY db db
 COPY pipeline pipeline
 COPY worker worker

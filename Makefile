@@ -6,7 +6,7 @@ TORCH_BACKEND ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := app,monitor,parquet,s3,codec,embedded,test
+EXTRAS := app,http,monitor,parquet,s3,codec,embedded,test
 
 # Threads of a forward pass that wait for each other sleep: where cores are shared, spinning costs ten times the work.
 export OMP_WAIT_POLICY := PASSIVE

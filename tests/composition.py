@@ -21,9 +21,9 @@ from worker.stack import redis_server
 
 REPOSITORY = Path(__file__).parent.parent
 #: services that run our image for as long as they are wanted
-OURS = ("intake", "classify", "learn", "upkeep", "beat", "flower", "webhook")
+OURS = ("intake", "classify", "learn", "upkeep", "beat", "http", "flower", "webhook")
 #: those of them that write no heartbeat: they answer over HTTP
-ASKED_OVER_HTTP = ("flower", "webhook")
+ASKED_OVER_HTTP = ("http", "flower", "webhook")
 #: started once, and ended
 ONE_SHOT = ("migrate", "cli")
 #: services of other people's images
@@ -77,6 +77,7 @@ class Site:
     folder: Path
     redis_port: int
     flower_port: int
+    http_port: int
     webhook_port: int
 
     @property
@@ -99,6 +100,7 @@ class Site:
             "redis-cli": f"redis-cli -p {self.redis_port}",
             "5555": self.flower_port,
             "8090": self.webhook_port,
+            "8080": self.http_port,
             "0.0.0.0": "127.0.0.1",
             "cuda": "cpu",
         }

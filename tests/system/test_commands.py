@@ -40,7 +40,7 @@ def test_the_demo_learns_five_digits_then_the_others_under_load_and_leaves_nothi
 def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
     home: Path, imagemill: list[str]
 ) -> None:
-    settings = tiny_settings(home, flower_port=free_port())
+    settings = tiny_settings(home, flower_port=free_port(), http_port=free_port())
     environ = {**os.environ, **settings.as_env()}
     log = home / "up.txt"
     with log.open("w") as out:
@@ -59,6 +59,14 @@ def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
             env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
         )  # fmt: skip
         assert waited.returncode == 0, waited.stderr
+        await_until(lambda: _status(settings.http_port, "/healthcheck") == 200, "HTTP answers")
+        assert _status(settings.http_port, "/v1/models") == 401
+        key = home / "http.key"
+        assert (key.stat().st_mode & 0o777, str(key) in log.read_text().replace("\n", "")) == (0o600, True)
+        told = urllib.request.Request(f"http://127.0.0.1:{settings.http_port}/v1/models")
+        told.add_header("Authorization", f"Bearer {key.read_text().strip()}")
+        with urllib.request.urlopen(told, timeout=10) as answer:  # noqa: S310
+            assert [one["serving"] for one in json.load(answer)["data"]] == ["tiny:1"]
         _check_flower(settings.flower_port, *re.search(r"user (\S+), password (\S+)\)", log.read_text()).groups())
     finally:
         up.send_signal(signal.SIGINT)
@@ -69,7 +77,7 @@ def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
 
 
 def test_a_stack_whose_parent_is_killed_leaves_nothing_running(home: Path, imagemill: list[str]) -> None:
-    settings = tiny_settings(home)
+    settings = tiny_settings(home, http_port=free_port())
     environ = {**os.environ, **settings.as_env()}
     with (home / "up.txt").open("w") as out:
         up = subprocess.Popen([*imagemill, "up", "--no-flower"], env=environ, stdout=out, stderr=out)

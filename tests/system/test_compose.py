@@ -24,6 +24,7 @@ ON_DEVICE = ("classify", "learn")
 SECRETS = {
     "redis": {"redis_acl"},
     "postgres": {"postgres_password"},
+    "http": {"http_broker_url", "database_url"},
     "flower": {"flower_broker_url", "flower_basic_auth"},
     "webhook": {"producer_url", "webhook_token"},
     **{
@@ -110,6 +111,7 @@ def test_no_password_is_in_the_files() -> None:
 
 def test_only_what_people_and_label_studio_call_has_a_port_and_only_on_loopback() -> None:
     assert {name: service.body["ports"] for name, service in SERVICES.items() if "ports" in service.body} == {
+        "http": ["127.0.0.1:8080:8080"],
         "flower": ["127.0.0.1:5555:5555"],
         "webhook": ["127.0.0.1:8090:8090"],
     }

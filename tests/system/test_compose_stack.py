@@ -24,9 +24,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import labels, session, workers
+from db import keys, labels, session, workers
 from tests import builders, composition, mills, servers
 from tests.composition import ASKED_OVER_HTTP, OURS, Site
+from tests.http.calls import Calls
 from worker import messages
 from worker.cli import processes
 from worker.client import Client, Refused
@@ -72,10 +73,10 @@ def running(postgres: servers.Postgres, tmp_path_factory: pytest.TempPathFactory
 
 def make_site(folder: Path, *, database_url: str) -> Site:
     """Make the secrets as documented, then name this machine's Redis and PostgreSQL in them."""
-    redis_port, flower_port, webhook_port = (servers.free_port() for _ in range(3))
-    site = Site(folder=folder, redis_port=redis_port, flower_port=flower_port, webhook_port=webhook_port)
+    names = ("redis_port", "flower_port", "http_port", "webhook_port")
+    site = Site(folder=folder, **{name: servers.free_port() for name in names})
     composition.make_secrets(site.secrets)
-    for address in ("broker_url", "producer_url", "flower_broker_url"):
+    for address in ("broker_url", "producer_url", "http_broker_url", "flower_broker_url"):
         file = site.secrets / address
         file.write_text(file.read_text().replace("@redis:6379", f"@127.0.0.1:{site.redis_port}"))
     # This server asks for no password, and is given one that must not be seen anywhere.
@@ -186,6 +187,20 @@ def test_a_label_of_label_studio_comes_in_by_the_webhook(running: Running) -> No
         [known] = labels.current(reading, "default")
     session.engine_of(sessions).dispose()
     assert (known.label, known.reference) == ("cat", f"file://{running.site.images}/cat.png")
+
+
+def test_a_job_comes_in_over_http_and_wakes_classify_itself(running: Running) -> None:
+    (running.site.images / "http.png").write_bytes(builders.png_bytes(size=(32, 32), seed=78))
+    sessions, secret = session.connect(settings_of(running.site).database_url), keys.draw()
+    with session.transaction(sessions) as transaction:
+        keys.add(transaction, secret, name="shop", scopes=("submit",))
+    session.engine_of(sessions).dispose()
+    calls = Calls(port=running.site.http_port, key=secret)
+    job = calls.post("/v1/jobs", {"items": [f"{running.site.images}/http.png"]})
+    assert job.status == 202, running.logs()
+    done = calls.get(f"/v1/jobs/{job.json['id']}?wait_s=30").json
+    assert (done["status"], calls.get(done["results_url"]).lines[0]["error"]) == ("succeeded", None)
+    assert "no bell" not in running.site.log(SERVICES["http"]).read_text()
 
 
 def post(running: Running, payload: dict[str, object], *, token: str) -> int:
@@ -332,6 +347,14 @@ RIGHTS = {
         "SUBSCRIBE imagemill:/0.celeryev/worker.heartbeat", "PUBLISH celery-task-meta-x x",
         "SET celery-task-meta-x forged", "FLUSHALL", "CONFIG GET *", "ACL LIST", "CLIENT LIST", "INFO",
     ],
+    "http": [
+        "LRANGE imagemill:intake 0 -1", "RPOP imagemill:intake", "DEL imagemill:intake", "SET imagemill:intake x",
+        "LRANGE imagemill:classify.default.bulk 0 -1", "DEL imagemill:classify.default.bulk", "LPUSH imagemill:learn x",
+        "LPUSH imagemill:upkeep x", "HGETALL imagemill:unacked", "XREAD STREAMS imagemill:listening:x 0", "KEYS *",
+        "SCAN 0", "RANDOMKEY", "EVAL return 0", "PUBLISH imagemill:/0.celery.pidbox x", "PSUBSCRIBE *",
+        "SUBSCRIBE imagemill:/0.celeryev/worker.heartbeat", "PUBLISH celery-task-meta-x x",
+        "SET celery-task-meta-x forged", "FLUSHALL", "CONFIG GET *", "ACL LIST", "CLIENT LIST", "INFO",
+    ],
     "flower": [
         "LPUSH imagemill:intake x", "LRANGE imagemill:intake 0 -1", "RPOP imagemill:intake", "LLEN imagemill:intake",
         "DEL imagemill:intake", "HGETALL imagemill:unacked", "GET celery-task-meta-x", "DEL celery-task-meta-x",
@@ -344,7 +367,13 @@ RIGHTS = {
 
 @pytest.mark.parametrize("user", RIGHTS)
 def test_redis_lets_each_user_do_its_own_work_alone(running: Running, user: str) -> None:
-    url = {"worker": "broker_url", "producer": "producer_url", "flower": "flower_broker_url"}.get(user)
+    urls = {
+        "worker": "broker_url",
+        "producer": "producer_url",
+        "http": "http_broker_url",
+        "flower": "flower_broker_url",
+    }
+    url = urls.get(user)
     password = urlsplit(running.secret(url)).password if url else "any"
     with redis.Redis(port=running.site.redis_port, username=user, password=password) as client:
         client.ping()
@@ -414,10 +443,11 @@ def contents(server: "redis.Redis", key: bytes) -> bytes:
 
 
 def passwords(running: Running) -> list[str]:
-    urls = [running.secret(name) for name in ("broker_url", "producer_url", "flower_broker_url", "database_url")]
+    names = ("broker_url", "producer_url", "flower_broker_url", "http_broker_url", "database_url")
+    urls = [running.secret(name) for name in names]
     flower = running.secret("flower_basic_auth").partition(":")[2]
     alone = [running.secret("postgres_password"), running.secret("webhook_token"), flower]
-    return [*alone, *(urlsplit(url).password or "" for url in urls[:3]), urls[3]]
+    return [*alone, *(urlsplit(url).password or "" for url in urls[:4]), urls[4]]
 
 
 def spellings(text: str) -> list[bytes]:
@@ -456,7 +486,7 @@ def heard(auditor: "redis.Redis") -> Iterator[list[str]]:
 def test_secrets_of_before_are_brought_to_what_is_needed_now(tmp_path: Path) -> None:
     old = tmp_path / "secrets"
     composition.make_secrets(old)
-    for name in ("producer_url", "flower_broker_url"):
+    for name in ("producer_url", "http_broker_url", "flower_broker_url"):
         (old / name).unlink()
     composition.renew_secrets(old)
     new = tmp_path / "secrets.new"

@@ -37,6 +37,7 @@ def build() -> argparse.ArgumentParser:
 def _add_stack(commands: Commands) -> None:
     up = command(commands, "up", "stack:up", "run the whole stack on this machine in the foreground")
     up.add_argument("--no-flower", action="store_true", help="leave Flower out")
+    up.add_argument("--no-http", action="store_true", help="leave the HTTP server out")
     story = "the whole story: labels arrive, a model learns and serves, and keeps up with new classes"
     demo = command(commands, "demo", "demo:demo", story)
     demo.add_argument("--seed", type=int, default=0, help="which digits are held out and tested on")
@@ -162,7 +163,7 @@ def _add_processes(commands: Commands) -> None:
     flower.add_argument("--address", default="127.0.0.1", help="(default: %(default)s)")
     flower.add_argument("--port", type=int, help="(default: IMAGEMILL_FLOWER_PORT)")
     health = command(commands, "health", "processes:health", "exit 0 if this host's worker of that role lives")
-    health.add_argument("role", choices=("intake", "classify", "learn", "upkeep", "beat"))
+    health.add_argument("role", choices=("intake", "classify", "learn", "upkeep", "beat", "http"))
     health.add_argument(
         "--within",
         type=float,

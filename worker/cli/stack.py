@@ -3,6 +3,7 @@
 Knows nothing of its insides.
 """
 
+import os
 import secrets
 import signal
 import socket
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from db import migrate, session, workers
+from db import keys, migrate, session, workers
 from worker import runtime, sizing
 from worker.cli import output
 from worker.client import Client, ClientError, Refused
@@ -25,6 +26,8 @@ from worker.stack import ROLES, Stack, StackError
 READY_S = 120.0
 #: A question that only a living intake answers.
 NOBODY = "00000000-0000-0000-0000-000000000000"
+#: The file of the home folder that holds the key `up` has made.
+KEY = "http.key"
 
 
 def up(asked: Namespace, settings: Settings) -> int:
@@ -37,11 +40,16 @@ def up(asked: Namespace, settings: Settings) -> int:
         settings = replace(settings, flower_basic_auth=f"imagemill:{secrets.token_urlsafe(12)}")
     _refuse_missing(settings.allowed_roots)
     if not asked.no_flower:
-        _refuse_taken(settings.flower_port)
+        _refuse_taken(settings.flower_port, "Flower", "FLOWER_PORT, or give --no-flower")
+    if not asked.no_http:
+        _refuse_taken(settings.http_port, "HTTP", "HTTP_PORT, or give --no-http")
     console = output.console()
     with running(settings, say=console.print, stop=stop) as stack:
         if not asked.no_flower:
             stack.start("flower", "flower")
+        if not asked.no_http:
+            _make_first_key(settings)
+            stack.start("http", "serve")
         _say_up(asked, settings, stack)
         while not stop.wait(1.0):
             for part in stack.fallen():
@@ -69,16 +77,28 @@ def _refuse_missing(roots: Sequence[str]) -> None:
             )
 
 
-def _refuse_taken(port: int) -> None:
-    """Raise `StackError` if Flower could not listen there."""
+def _make_first_key(settings: Settings) -> None:
+    """Make a key for everything where there is none at all, and keep it in the home folder, for its owner alone."""
+    with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
+        if keys.keys(transaction):
+            return
+        secret = keys.draw()
+        keys.add(transaction, secret, name="up", scopes=keys.SCOPES)
+        # Within the transaction: a key that could not be kept was never made.
+        file = settings.home / KEY
+        file.unlink(missing_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as kept:
+            kept.write(f"{secret}\n")
+
+
+def _refuse_taken(port: int, who: str, otherwise: str) -> None:
+    """Raise `StackError` if nobody else could listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise StackError(
-                f"Port {port} is taken, where Flower would listen: set IMAGEMILL_FLOWER_PORT, or give --no-flower."
-            ) from None
+            raise StackError(f"Port {port} is taken, where {who} would listen: set IMAGEMILL_{otherwise}.") from None
 
 
 def ends() -> list[signal.Signals]:
@@ -154,6 +174,9 @@ def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:
     if not asked.no_flower:
         user, _, password = settings.flower_basic_auth.partition(":")
         facts["flower"] = f"http://127.0.0.1:{settings.flower_port} (user {user}, password {password})"
+    if not asked.no_http:
+        key = settings.home / KEY
+        facts["http"] = f"http://127.0.0.1:{settings.http_port} (see /docs{f', key in {key}' if key.exists() else ''})"
     if asked.json:
         output.as_json(facts)
         return

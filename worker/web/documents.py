@@ -24,6 +24,8 @@ FILES = {
 }
 #: Problems that any route under /v1 may answer with.
 ANY = (401, 403, 500, 503)
+#: And any that has a body.
+WITH_BODY = (400, 408, 413)
 #: What bodies are, that routes read themselves; and lines of results.
 BODIES: tuple[type[BaseModel], ...] = (shapes.NewJob, shapes.Upload, shapes.NewLabels, shapes.LabelStudioEvent)
 LINES: tuple[type[BaseModel], ...] = (shapes.Outcome,)
@@ -80,7 +82,10 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         schemas.pop(name, None)
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            _add_problems(operation["responses"], ANY if path.startswith("/v1") else (500, 503))
+            statuses = (ANY if path.startswith("/v1") else (500, 503)) + (
+                WITH_BODY if "requestBody" in operation else ()
+            )
+            _add_problems(operation["responses"], statuses)
     return document
 
 

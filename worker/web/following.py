@@ -27,7 +27,10 @@ _STREAM = {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description
 
 
 @router.get(
-    "/{job_id}/events", response_class=StreamingResponse, responses={200: _STREAM, **problems.of(404, 422, 429)}
+    "/{job_id}/events",
+    operation_id="follow_job",
+    response_class=StreamingResponse,
+    responses={200: _STREAM, **problems.of(404, 422, 429)},
 )
 async def events(job_id: uuid.UUID, house: Owned, caller: Reader) -> StreamingResponse:
     """Follow a job: an event `progress` with the job at first and at each change, and `end` with it at the last."""

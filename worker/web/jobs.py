@@ -5,7 +5,7 @@ import uuid
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -37,14 +37,27 @@ _BODY = {
 }
 
 
-@router.post("", status_code=202, openapi_extra=_BODY, responses=problems.of(400, 404, 408, 409, 413, 415, 422, 429))
+#: What can be asked of a job that was accepted.
+_LINKS = {
+    name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
+    for name in ("show_job", "cancel_job", "retry_job", "follow_job", "read_results", "read_errors")
+}
+
+
+@router.post(
+    "",
+    operation_id="submit_job",
+    status_code=202,
+    openapi_extra=_BODY,
+    responses={202: {"links": _LINKS}, **problems.of(404, 415, 422, 429)},
+)
 async def submit(
     request: Request,
     response: Response,
     house: Owned,
     caller: Submitter,
     wish: Annotated[shapes.WishInText, Query(description="For a body that cannot say so itself")],
-    idempotency_key: Annotated[str | None, Header(description="The same key is the same job, however often")] = None,
+    idempotency_key: submissions.Key = None,
 ) -> shapes.Job:
     """Hand over images as one job: as JSON, as a JSONL manifest, or as a form of image files.
 
@@ -62,7 +75,7 @@ async def submit(
     return shapes.Job.of(placed.job)
 
 
-@router.get("", responses=problems.of(404, 422))
+@router.get("", operation_id="list_jobs", responses=problems.of(404, 422))
 def listed(
     house: Owned,
     caller: Reader,
@@ -78,7 +91,7 @@ def listed(
     return shapes.Page(data=[shapes.Job.of(one) for one in found[:limit]], has_more=len(found) > limit)
 
 
-@router.get("/{job_id}", responses=problems.of(404, 422, 429))
+@router.get("/{job_id}", operation_id="show_job", responses=problems.of(404, 422, 429))
 async def shown(
     job_id: uuid.UUID,
     house: Owned,
@@ -93,7 +106,7 @@ async def shown(
     return shapes.Job.of(job)
 
 
-@router.post("/{job_id}/cancel", responses=problems.of(404, 422))
+@router.post("/{job_id}/cancel", operation_id="cancel_job", responses=problems.of(404, 422))
 def cancelled(job_id: uuid.UUID, house: Owned, caller: Submitter) -> shapes.Job:
     """Drop what is not done of a job; finished outcomes are kept. One that has ended is left as it is."""
     read(house, caller, job_id)
@@ -101,7 +114,7 @@ def cancelled(job_id: uuid.UUID, house: Owned, caller: Submitter) -> shapes.Job:
     return shapes.Job.of(read(house, caller, job_id))
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=problems.of(404, 422))
+@router.post("/{job_id}/retry", operation_id="retry_job", status_code=202, responses=problems.of(404, 422))
 def retried(job_id: uuid.UUID, house: Owned, caller: Submitter) -> shapes.Job:
     """Classify again what failed or was left undone; a job without any is left as it is."""
     with session.transaction(house.sessions) as transaction:

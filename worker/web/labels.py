@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
 from worker import annotations, label_studio, manifests
@@ -38,19 +38,19 @@ _EVENT = {
         "content": {bodies.JSON: {"schema": {"$ref": "#/components/schemas/LabelStudioEvent"}}},
     }
 }
-_PROBLEMS = problems.of(400, 408, 413, 415, 422, 429)
+_PROBLEMS = problems.of(415, 422, 429)
 
 Model = Annotated[shapes.Name, Query(description="Which model they are for, where the body does not say")]
 Field = Annotated[str, Query(max_length=200)]
 
 
-@router.post("/labels", openapi_extra=_BODY, responses=_PROBLEMS)
+@router.post("/labels", operation_id="add_labels", openapi_extra=_BODY, responses=_PROBLEMS)
 async def label(
     request: Request,
     house: Owned,
     caller: Labeller,
     model: Model = "default",
-    idempotency_key: Annotated[str | None, Header(description="The same key records each label once")] = None,
+    idempotency_key: submissions.Key = None,
 ) -> shapes.Receipt:
     """Say what images show. An image that cannot be read is named in `refused`, and costs the others nothing."""
     key = submissions.read_key(idempotency_key)
@@ -65,7 +65,7 @@ async def label(
             return await to_thread.run_sync(_from_lines, house, model, file, naming, limiter=house.slow_threads)
 
 
-@router.post("/label-studio", openapi_extra=_EVENT, responses=_PROBLEMS)
+@router.post("/label-studio", operation_id="take_annotations", openapi_extra=_EVENT, responses=_PROBLEMS)
 async def studio(
     request: Request, house: Owned, caller: Labeller, image: Field = "", choices: Field = ""
 ) -> shapes.Receipt:
@@ -73,7 +73,7 @@ async def studio(
     return await studio_of("default", request, house, caller, image, choices)
 
 
-@router.post("/label-studio/{model}", openapi_extra=_EVENT, responses=_PROBLEMS)
+@router.post("/label-studio/{model}", operation_id="take_annotations_of", openapi_extra=_EVENT, responses=_PROBLEMS)
 async def studio_of(
     model: shapes.Name,
     request: Request,
@@ -120,10 +120,7 @@ def _images(file: Path) -> Iterator[LabelledImage]:
 
 
 def _image(given: shapes.LabelledItem) -> LabelledImage:
-    wire = given.model_dump(exclude_unset=True)
-    if "reference" in wire:
-        wire["reference"] = manifests.as_reference(wire["reference"], "/")
-    return LabelledImage.parse({"source": SOURCE} | wire)
+    return LabelledImage.parse({"source": SOURCE, **given.model_dump(exclude_unset=True)})
 
 
 def _named(position: int, image: LabelledImage, *, caller: str, call: str | None) -> LabelledImage:

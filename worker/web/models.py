@@ -16,7 +16,7 @@ from worker.web.house import House
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", operation_id="list_models")
 def listed(house: Owned, _: Reader) -> shapes.Page[shapes.Model]:
     """List the models, by name."""
     with session.reading(house.sessions) as reading:
@@ -24,13 +24,13 @@ def listed(house: Owned, _: Reader) -> shapes.Page[shapes.Model]:
     return shapes.Page(data=data, has_more=False)
 
 
-@router.get("/{model}", responses=problems.of(404, 422))
+@router.get("/{model}", operation_id="show_model", responses=problems.of(404, 422))
 def shown(model: shapes.Name, house: Owned, _: Reader) -> shapes.Model:
     """Show a model and what serves."""
     return _read(house, model)
 
 
-@router.get("/{model}/versions", responses=problems.of(404, 422))
+@router.get("/{model}/versions", operation_id="list_versions", responses=problems.of(404, 422))
 def versions(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.Version]:
     """List a model's versions, newest first."""
     with session.reading(house.sessions) as reading:
@@ -41,7 +41,7 @@ def versions(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.
     return shapes.Page(data=data, has_more=False)
 
 
-@router.get("/{model}/history", responses=problems.of(404, 422))
+@router.get("/{model}/history", operation_id="list_promotions", responses=problems.of(404, 422))
 def history(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.Promotion]:
     """List what served when, who changed it and why, oldest first."""
     with session.reading(house.sessions) as reading:
@@ -50,7 +50,7 @@ def history(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.P
     return shapes.Page(data=data, has_more=False)
 
 
-@router.post("/{model}/promote", responses=problems.of(404, 409, 422))
+@router.post("/{model}/promote", operation_id="promote_version", responses=problems.of(404, 409, 422))
 async def promote(model: shapes.Name, wish: shapes.Promote, house: Owned, caller: Operator) -> shapes.Model:
     """Let a version serve, once its checkpoint has proved whole; warm workers swap to it within seconds.
 
@@ -62,7 +62,7 @@ async def promote(model: shapes.Name, wish: shapes.Promote, house: Owned, caller
     return await _moved(house, model, partial(move, who=caller.name))
 
 
-@router.post("/{model}/rollback", responses=problems.of(404, 409, 422))
+@router.post("/{model}/rollback", operation_id="roll_back", responses=problems.of(404, 409, 422))
 async def rollback(model: shapes.Name, wish: shapes.Rollback, house: Owned, caller: Operator) -> shapes.Model:
     """Let the version serve that served before; a second rollback goes further back."""
     move = partial(promotions.rollback, house.sessions, model, reason=wish.reason)

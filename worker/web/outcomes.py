@@ -30,7 +30,7 @@ _LINES = {
 _ANSWERS = {200: _LINES, **problems.of(404, 422)}
 
 
-@router.get("/{job_id}/results", response_class=StreamingResponse, responses=_ANSWERS)
+@router.get("/{job_id}/results", operation_id="read_results", response_class=StreamingResponse, responses=_ANSWERS)
 async def results(
     job_id: uuid.UUID, house: Owned, caller: Reader, after: After = -1, limit: Limit = None
 ) -> StreamingResponse:
@@ -42,7 +42,7 @@ async def results(
     return await _lines(job_id, house, caller, after, limit, errors=None)
 
 
-@router.get("/{job_id}/errors", response_class=StreamingResponse, responses=_ANSWERS)
+@router.get("/{job_id}/errors", operation_id="read_errors", response_class=StreamingResponse, responses=_ANSWERS)
 async def failures(
     job_id: uuid.UUID, house: Owned, caller: Reader, after: After = -1, limit: Limit = None
 ) -> StreamingResponse:

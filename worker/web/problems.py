@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from db import errors
 from worker import forms, intake, manifests, messages
@@ -143,8 +144,17 @@ def handle(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(_: Request, wrong: Exception) -> JSONResponse:
-    return answer(_refused(wrong))
+async def _handle(request: Request, wrong: Exception) -> JSONResponse:
+    refused = _refused(wrong)
+    if refused.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        refused.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer(refused)
+
+
+def _methods(request: Request) -> set[str]:
+    """Name what may be done at a path: by all its routes, where the framework names those of the first."""
+    found = (one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE)
+    return {method for one in found for method in getattr(one, "methods", None) or ()}
 
 
 def _refused(wrong: Exception) -> RequestRefused:  # noqa: PLR0911 - a table of kinds, in code for the narrowing

@@ -22,7 +22,7 @@ MAX_RUNS = 100
 Number = Annotated[int, Path(ge=1, le=MAX_RUN)]
 
 
-@router.get("", responses=problems.of(422))
+@router.get("", operation_id="list_runs", responses=problems.of(422))
 def listed(
     house: Owned,
     _: Reader,
@@ -36,7 +36,15 @@ def listed(
     return shapes.Page(data=[shapes.Run.of(one) for one in found[:limit]], has_more=len(found) > limit)
 
 
-@router.post("", status_code=202, responses=problems.of(404, 409, 422))
+#: What can be asked of a run.
+_LINKS = {
+    name: {"operationId": name, "parameters": {"run": "$response.body#/id"}} for name in ("show_run", "cancel_run")
+}
+
+
+@router.post(
+    "", operation_id="ask_for_run", status_code=202, responses={202: {"links": _LINKS}, **problems.of(404, 409, 422)}
+)
 async def asked(wish: shapes.NewRun, house: Owned, caller: Operator) -> shapes.Run:
     """Ask for a new version of a model. A model has one run at a time: one that is not over yet is given instead."""
     given = wish.model_dump(exclude_unset=True) | {"reason": wish.reason or f"{caller.name} asked for it over HTTP"}
@@ -45,13 +53,13 @@ async def asked(wish: shapes.NewRun, house: Owned, caller: Operator) -> shapes.R
     return await run_in_threadpool(_read, house, run.id)
 
 
-@router.get("/{run}", responses=problems.of(404, 422))
+@router.get("/{run}", operation_id="show_run", responses=problems.of(404, 422))
 def shown(run: Number, house: Owned, _: Reader) -> shapes.Run:
     """Show a run with its steps, and what the gate said."""
     return _read(house, run)
 
 
-@router.post("/{run}/cancel", responses=problems.of(404, 409, 422))
+@router.post("/{run}/cancel", operation_id="cancel_run", responses=problems.of(404, 409, 422))
 def cancelled(run: Number, house: Owned, _: Operator) -> shapes.Run:
     """Stop a run within seconds; the champion stays."""
     with session.transaction(house.sessions) as transaction:

@@ -1,5 +1,6 @@
 """Takes the settings. Gives the HTTP app, and serves it until it is told to stop. Knows nothing of any one route."""
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -85,4 +86,7 @@ def config(app: FastAPI, address: str = "127.0.0.1", port: int = 0) -> uvicorn.C
 
 def run(settings: Settings, address: str, port: int, project: label_studio.Project) -> None:
     """Serve until Ctrl-C or SIGTERM; requests that are being served are answered first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn raises the signal that ended it once more, for whoever listened before; to end so is no failure.
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config(build(settings, project), address, port)).run()

@@ -3,9 +3,11 @@
 Knows nothing of requests. Times are epoch seconds.
 """
 
+import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from db.gates import Gate as LedgerGate
 from db.jobs import JobView
@@ -291,18 +293,38 @@ class Wanted(BaseModel):
 
 #: What databases do not store.
 NO_NUL = r"^[^\x00]*$"
+#: One line, as Python calls a text printable, with a letter in it that is no space.
+PRINTABLE = r"^ *[^\p{C}\p{Z}]([^\p{C}\p{Z}]| )*$"
 #: Text that any database stores.
 Text = Annotated[str, Field(min_length=1, max_length=messages.MAX_TEXT, pattern=NO_NUL)]
 Name = Annotated[str, Field(pattern=rf"^{messages.MODEL_NAME.pattern}$")]
+#: A reference as its schema says it; whoever breaks it is told in words.
+REFERENCE = r"^([A-Za-z][A-Za-z0-9+.-]*://|/)[^\x00]*$"
+
+
+def _is_absolute(reference: str) -> str:
+    if len(reference) > messages.MAX_TEXT or not re.match(REFERENCE, reference):
+        raise PydanticCustomError("reference", "give an absolute path, or a reference with a scheme such as s3://")
+    return reference
+
+
 Reference = Annotated[
     str,
-    Field(
-        max_length=messages.MAX_TEXT, pattern=r"^([A-Za-z][A-Za-z0-9+.-]*://|/)[^\x00]*$", examples=["/images/1.jpg"]
+    AfterValidator(_is_absolute),
+    WithJsonSchema(
+        {"type": "string", "maxLength": messages.MAX_TEXT, "pattern": REFERENCE, "examples": ["/images/1.jpg"]}
     ),
 ]
 VersionName = Annotated[str, Field(pattern=rf"^({messages.VERSION_NAME.pattern})$")]
 Base64 = Annotated[str, Field(min_length=4, pattern=r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$")]
-TopK = Annotated[int, Field(ge=1, le=messages.MAX_TOP_K)]
+
+
+def _whole(given: object) -> object:
+    """Take 5.0 for 5, as JSON Schema does."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+TopK = Annotated[int, Field(ge=1, le=messages.MAX_TOP_K), BeforeValidator(_whole)]
 Callback = Annotated[str, Field(min_length=1, max_length=messages.MAX_URL, pattern=NO_NUL)]
 Window = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}[smhd]$", examples=["24h"])]
 
@@ -372,9 +394,7 @@ class LabelledItem(Wanted):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["reference"]}, {"required": ["bytes"]}]})
 
-    label: Annotated[
-        str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=r"^[!-~]([ -~]*[!-~])?$|[^\x00-\x7f]")
-    ]
+    label: Annotated[str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=PRINTABLE)]
     reference: Reference = _absent("Where intake and the workers find it")
     bytes: Base64 = _absent("A small image itself, as base64")
     who: Annotated[str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=NO_NUL)] = _absent(
@@ -405,7 +425,7 @@ class NewRun(Wanted):
         "How much of the network is trained; else the playbook says"
     )
     base: VersionName = _absent("The version it starts from; else the playbook says")
-    seed: Annotated[int, Field(ge=0, le=learning_messages.MAX_RUN)] = 0
+    seed: Annotated[int, Field(ge=0, le=learning_messages.MAX_RUN), BeforeValidator(_whole)] = 0
 
 
 class Promote(Wanted):

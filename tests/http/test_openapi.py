@@ -1,0 +1,71 @@
+"""What the OpenAPI document says holds: a machine that reads it finds nothing to complain of."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db import migrate
+from tests import mills
+from tests.http.calls import Calls
+from tests.http.conftest import Served, serve
+from worker.stack import Stack
+from worker.web import documents, proofs
+
+#: Seconds that the machine may take; and requests of each kind, at least.
+BUDGET_S, EXAMPLES = 25, 5
+PROGRAM = Path(sys.executable).with_name("st")
+
+
+@pytest.fixture(scope="module")
+def mill(tmp_path_factory) -> Iterator[Served]:
+    """A server with a ledger, a Redis and an intake worker; nobody classifies or learns."""
+    settings = mills.tiny_settings(tmp_path_factory.mktemp("im"))
+    with Stack(settings=settings) as stack, pytest.MonkeyPatch.context() as patch:
+        # Each proof is a process that imports torch, and the machine asks for dozens: test_models has real ones.
+        patch.setattr(proofs, "verify", lambda *_: None)
+        stack.start_redis()
+        migrate.upgrade(settings.database_url)
+        stack.start("intake", "worker", "intake")
+        for served in serve(settings):
+            mills.make_version(served.sessions, settings, "tiny", seed=1)
+            yield served
+
+
+@pytest.mark.timeout(240)
+def test_a_machine_that_reads_the_document_finds_nothing(mill, tmp_path):
+    key = mill.key("submit", "label", "operate")
+    asked = [
+        f"--max-examples={EXAMPLES}", f"--max-time={BUDGET_S}", "--checks=all", "--no-shrink", "--seed=1",
+        "--continue-on-failure", "--request-timeout=60", "--warnings=off",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [PROGRAM, "run", f"http://127.0.0.1:{mill.port}/openapi.json", "-H", f"Authorization: Bearer {key}", *asked],
+        cwd=tmp_path,
+        env={**os.environ, "NO_COLOR": "1", "SCHEMATHESIS_HOOKS": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_the_page_needs_no_internet_and_the_document_names_every_problem(mill):
+    calls = Calls(port=mill.port)
+    page = calls.get("/docs").body.decode()
+    assert "://" not in page
+    for name, kind in documents.FILES.items():
+        assert name in page
+        assert calls.get(f"/docs/{name}").headers["content-type"] == kind
+    document = calls.get("/openapi.json").json
+    assert "HTTPValidationError" not in json.dumps(document)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            problems = {status: one for status, one in operation["responses"].items() if status >= "400"}
+            assert ("401" in problems) == path.startswith("/v1"), path
+            assert all("application/problem+json" in one["content"] for one in problems.values()), path
