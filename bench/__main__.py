@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 #: In the order of the page.
-PROGRAMS = ("throughput", "latency", "overload", "recording", "million", "crowded")
+PROGRAMS = ("throughput", "latency", "http", "overload", "recording", "million", "crowded")
 
 
 def main() -> int:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,8 +81,8 @@ def _alone(bench: Bench, photo: str, asked: argparse.Namespace, say: Callable[[s
         rows.Row(
             work=f"one photo, idle system, {name} of {asked.singles}",
             against="bare fetch, decode and forward",
-            ours=tuple(_at(times, share) for times in ours),
-            theirs=tuple(_at(times, share) for times in theirs),
+            ours=tuple(at(times, share) for times in ours),
+            theirs=tuple(at(times, share) for times in theirs),
             unit="ms",
             adds_at_most=most,
             note="from submit to label and score in the caller's hand",
@@ -119,7 +120,7 @@ def _times_ms(work: Callable[[], object], num: int) -> list[float]:
     return sorted(times[NUM_WARM:])
 
 
-def _at(times: Sequence[float], share: float) -> float:
+def at(times: Sequence[float], share: float) -> float:
     """Give the smallest of sorted times that `share` of them do not exceed."""
     return times[min(len(times) - 1, int(share * len(times)))]
 
@@ -133,7 +134,8 @@ def _crowd(
     num = asked.clients * asked.each
     named = [photos[number % len(photos)] for number in range(num)]
     ours, theirs, fills, waits = [], [], [], []
-    with _callers(bench.stack.settings.broker_url, asked.clients, named) as go:
+    reached = {"broker_url": bench.stack.settings.broker_url}
+    with callers("from bench import latency; latency.call()", reached, asked.clients, named) as go:
         for number in range(asked.rounds):
             say(f"{num} photos as one job, then from {asked.clients} callers, round {number + 1} ...")
             theirs.append(num / _seconds(lambda: _as_one_job(bench.client, named)))
@@ -142,7 +144,7 @@ def _crowd(
             times = sorted(go())
             ours.append(num / (time.perf_counter() - started_s))
             fills.append(stages.since(marks, num_items=num).items_per_batch)
-            waits.append(_at(times, 0.5))
+            waits.append(at(times, 0.5))
     fill = " ".join(f"{fill:.1f}" for fill in fills)
     wait = " ".join(f"{wait:,.0f}" for wait in waits)
     return [
@@ -171,17 +173,22 @@ def _as_one_job(client: Client, named: Sequence[str]) -> None:
 
 
 @contextmanager
-def _callers(broker_url: str, num: int, named: Sequence[str]) -> Iterator[Callable[[], list[float]]]:
-    """Start the callers' processes; each call of what is given makes all callers send their images."""
+def callers(
+    program: str, reached: Mapping[str, object], num: int, named: Sequence[str]
+) -> Iterator[Callable[[], list[float]]]:
+    """Start the callers' processes; each call of what is given makes all callers send their images.
+
+    `program` is Python that ends in `answer`; `reached` is what it is told of where to call.
+    """
     share = -(-num // NUM_PROCESSES)
     counts = [min(share, num - first) for first in range(0, num, share)]
     processes = []
     for place, count in enumerate(counts):
         ours = named[place * share * (len(named) // num) :][: count * (len(named) // num)]
-        command = [sys.executable, "-c", "from bench import latency; latency.call()"]
+        command = [sys.executable, "-c", program]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)
-        _tell(process, {"broker_url": broker_url, "clients": count, "photos": ours})
+        _tell(process, {**reached, "clients": count, "photos": ours})
     for process in processes:
         _hear(process)
 
@@ -208,26 +215,31 @@ def _hear(process: "subprocess.Popen[str]") -> list[float]:
 
 
 def call() -> None:
-    """Be one process of callers: told by lines on stdin, answering with each image's milliseconds."""
+    """Be one process of callers, each with a client of its own."""
     asked = json.loads(sys.stdin.readline())
     clients = [Client(asked["broker_url"], timeout_s=PATIENCE_S) for _ in range(asked["clients"])]
-    each = len(asked["photos"]) // len(clients)
-    together = threading.Barrier(len(clients))
+    for client in clients:
+        client.ping()
+    answer(asked, [partial(_classify, client) for client in clients])
+    for client in clients:
+        client.close()
+
+
+def answer(asked: Mapping[str, Sequence[str]], classify: Sequence[Callable[[str], object]]) -> None:
+    """Send images whenever a line on stdin says so, each caller its own; answer with each image's milliseconds."""
+    each = len(asked["photos"]) // len(classify)
+    together = threading.Barrier(len(classify))
 
     def send(place: int) -> list[float]:
         together.wait()
         mine = asked["photos"][place * each :][:each]
-        return [1000 * _seconds(lambda photo=photo: _classify(clients[place], photo)) for photo in mine]
+        return [1000 * _seconds(lambda photo=photo: classify[place](photo)) for photo in mine]
 
-    with ThreadPoolExecutor(len(clients)) as threads:
-        for client in clients:
-            client.ping()
+    with ThreadPoolExecutor(len(classify)) as threads:
         print("[]", flush=True)
         while sys.stdin.readline():
-            times = [wait for waits in threads.map(send, range(len(clients))) for wait in waits]
+            times = [wait for waits in threads.map(send, range(len(classify))) for wait in waits]
             print(json.dumps(times), flush=True)
-    for client in clients:
-        client.close()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Seconds an answer may take.
-PATIENCE_S = 30.0
+PATIENCE_S = 110.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

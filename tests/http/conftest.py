@@ -12,10 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import keys, registry, session
+from db import keys, migrate, registry, session
 from tests.db import builders as rows
 from tests.http.calls import Calls
 from worker.settings import Settings
+from worker.stack import Stack
 from worker.web import server
 
 #: Seconds in which the server must listen.
@@ -63,6 +64,23 @@ def version(served: Served) -> registry.Version:
 def calls(served: Served, version: registry.Version) -> Calls:
     """A caller, `shop`, that may submit."""
     return served.calls("submit")
+
+
+@pytest.fixture(scope="session")
+def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with a ledger, a Redis and an intake worker, and the model `tiny`; nobody classifies or learns."""
+    from tests import mills  # it imports torch, which few of these tests need
+
+    home = tmp_path_factory.mktemp("im")
+    settings = mills.tiny_settings(home)
+    with Stack(settings=settings) as stack:
+        stack.start_redis()
+        migrate.upgrade(settings.database_url)
+        stack.start("intake", "worker", "intake")
+        for served in serve(settings):
+            for seed in (1, 2):
+                mills.make_version(served.sessions, settings, "tiny", seed=seed)
+            yield served
 
 
 def serve(settings: Settings) -> Iterator[Served]:

@@ -4,16 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from db import migrate
-from tests import mills
 from tests.http.calls import Calls
-from tests.http.conftest import Served, serve
-from worker.stack import Stack
 from worker.web import documents, proofs
 
 #: Seconds that the machine may take; and requests of each kind, at least.
@@ -21,23 +16,10 @@ BUDGET_S, EXAMPLES = 25, 5
 PROGRAM = Path(sys.executable).with_name("st")
 
 
-@pytest.fixture(scope="module")
-def mill(tmp_path_factory) -> Iterator[Served]:
-    """A server with a ledger, a Redis and an intake worker; nobody classifies or learns."""
-    settings = mills.tiny_settings(tmp_path_factory.mktemp("im"))
-    with Stack(settings=settings) as stack, pytest.MonkeyPatch.context() as patch:
-        # Each proof is a process that imports torch, and the machine asks for dozens: test_models has real ones.
-        patch.setattr(proofs, "verify", lambda *_: None)
-        stack.start_redis()
-        migrate.upgrade(settings.database_url)
-        stack.start("intake", "worker", "intake")
-        for served in serve(settings):
-            mills.make_version(served.sessions, settings, "tiny", seed=1)
-            yield served
-
-
 @pytest.mark.timeout(240)
-def test_a_machine_that_reads_the_document_finds_nothing(mill, tmp_path):
+def test_a_machine_that_reads_the_document_finds_nothing(mill, tmp_path, monkeypatch):
+    # Each proof is a process that imports torch, and the machine asks for dozens: test_learning has real ones.
+    monkeypatch.setattr(proofs, "verify", lambda *_: None)
     key = mill.key("submit", "label", "operate")
     asked = [
         f"--max-examples={EXAMPLES}", f"--max-time={BUDGET_S}", "--checks=all", "--no-shrink", "--seed=1",
