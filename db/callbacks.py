@@ -7,8 +7,9 @@ Knows nothing of HTTP: how long to wait between two attempts, and when to give u
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, Update, and_, bindparam, case, func, select, update
 from sqlalchemy.orm import Session
 
 from db import session as database
@@ -28,8 +29,8 @@ class Callback:
     state: CallbackState
     #: since the job ended
     attempts: int
-    #: epoch seconds of the next attempt, as are all times here
-    next_at_s: float
+    #: epoch seconds of the next attempt, as are all times here; None while the job has not ended
+    next_at_s: float | None
     last_status: int | None
     error: str | None
     created_at_s: float
@@ -49,9 +50,16 @@ class Claim:
 
 
 def add(session: Session, job_id: uuid.UUID, url: str, *, host: str) -> None:
-    """Note who is to be told of a job's end; a job that has a callback keeps it."""
-    added = database.insert(session, Row).values(job_id=job_id, url=url, host=host)
+    """Note who is to be told of the end of a job that this transaction made or locked; a callback it has stays."""
+    if_over = select(case((Job.finished_at_s.is_not(None), now_s()))).where(Job.id == job_id).scalar_subquery()
+    added = database.insert(session, Row).values(job_id=job_id, url=url, host=host, next_at_s=if_over)
     session.execute(added.on_conflict_do_nothing())
+
+
+def become_due(session: Session, job_ids: Sequence[uuid.UUID]) -> None:
+    """Note that jobs have ended, in the transaction that ended them."""
+    if job_ids:
+        session.execute(_becoming_due(), {"jobs": job_ids})
 
 
 def of_job(session: Session, job_id: uuid.UUID) -> Callback | None:
@@ -62,14 +70,14 @@ def of_job(session: Session, job_id: uuid.UUID) -> Callback | None:
 
 def due_hosts(session: Session, *, most: int) -> list[str]:
     """List hosts to which a callback is due, the one that waits longest first."""
-    hosts = select(Row.host).join(Job, Job.id == Row.job_id).where(_is_due()).group_by(Row.host)
+    hosts = select(Row.host).where(_is_due()).group_by(Row.host)
     return list(session.scalars(hosts.order_by(func.min(Row.next_at_s)).limit(most)))
 
 
 def claim(session: Session, host: str, *, lease_s: float) -> Claim | None:
     """Take the callback to this host that is due longest, for `lease_s` seconds; an attempt is counted."""
-    due = select(Row.job_id).join(Job, Job.id == Row.job_id).where(_is_due(), Row.host == host)
-    chosen = session.scalar(due.order_by(Row.next_at_s).limit(1).with_for_update(of=Row, skip_locked=True))
+    due = select(Row.job_id).where(_is_due(), Row.host == host)
+    chosen = session.scalar(due.order_by(Row.next_at_s).limit(1).with_for_update(skip_locked=True))
     if chosen is None:
         return None
     taken = update(Row).where(Row.job_id == chosen)
@@ -94,13 +102,20 @@ def give_up(session: Session, claimed: Claim, *, status: int | None, error: str)
 
 def renew(session: Session, job_ids: Sequence[uuid.UUID]) -> None:
     """Have the next end of jobs that go on after all told anew, whatever became of the last one."""
-    again = {"state": "waiting", "attempts": 0, "next_at_s": now_s(), "error": None, "last_status": None}
+    again = {"state": "waiting", "attempts": 0, "next_at_s": None, "error": None, "last_status": None}
     renewed = update(Row).where(Row.job_id.in_(job_ids))
     session.execute(renewed.values(fence=Row.fence + 1, finished_at_s=None, **again))
 
 
 def _is_due() -> ColumnElement[bool]:
-    return and_(Row.state == "waiting", Row.next_at_s <= now_s(), Job.finished_at_s.is_not(None))
+    return and_(Row.state == "waiting", Row.next_at_s <= now_s())
+
+
+@cache
+def _becoming_due() -> Update:
+    """Give the statement that every end of jobs runs; built once, for building it takes longer than its run."""
+    ended = update(Row).where(Row.job_id.in_(bindparam("jobs", expanding=True)), Row.next_at_s.is_(None))
+    return ended.values(next_at_s=now_s())
 
 
 def _write(session: Session, claimed: Claim, **columns: object) -> bool:

@@ -173,6 +173,7 @@ def end_early(session: Session, job_ids: Sequence[uuid.UUID], *, state: JobState
         ended = update(Job).where(Job.id == job_id)
         num_open_shards = Job.num_open_shards - dropped[job_id]
         session.execute(ended.values(state=state, num_open_shards=num_open_shards, finished_at_s=now_s()))
+    callbacks.become_due(session, job_ids)
 
 
 def _lock(session: Session, job_id: uuid.UUID) -> Job:

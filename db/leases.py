@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, case, or
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from db import errors, outcomes, pauses
+from db import callbacks, errors, outcomes, pauses
 from db.models import Job, JobState, Priority, Shard, ShardState, copied
 from db.outcomes import Outcome
 from db.session import now_s
@@ -221,7 +221,9 @@ def count(session: Session, tallies: Iterable[tuple[uuid.UUID, Tally]]) -> list[
     alike: dict[Tally, list[uuid.UUID]] = {}
     for job_id, tally in totals.items():
         alike.setdefault(tally, []).append(job_id)
-    return [job for tally, job_ids in alike.items() for job in _count(session, job_ids, tally)]
+    counted = [job for tally, job_ids in alike.items() for job in _count(session, job_ids, tally)]
+    callbacks.become_due(session, [job.id for job in counted if job.finished_at_s is not None])
+    return counted
 
 
 def _lock_jobs(session: Session, job_ids: Collection[uuid.UUID]) -> None:

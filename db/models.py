@@ -249,7 +249,7 @@ class Callback(Base):
     __tablename__ = "callbacks"
     __table_args__ = (
         _one_of("state", CallbackState),
-        _where("ix_callbacks_waiting", ["host", "next_at_s"], text("state = 'waiting'")),
+        _where("ix_callbacks_due", ["next_at_s", "host"], text("state = 'waiting' AND next_at_s IS NOT NULL")),
     )
 
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -261,8 +261,9 @@ class Callback(Base):
     fence: Mapped[int] = mapped_column(BigInteger, default=0)
     #: claims since the job ended
     attempts: Mapped[int] = mapped_column(default=0)
-    #: epoch seconds before which nobody may claim it: while it is being sent, until that claim's lease runs out
-    next_at_s: Mapped[float] = mapped_column(default=now_s())
+    #: epoch seconds before which nobody may claim it: while it is being sent, until that claim's lease runs out. NULL
+    #: while the job has not ended.
+    next_at_s: Mapped[float | None]
     #: what the receiver answered last
     last_status: Mapped[int | None]
     #: why the last attempt failed

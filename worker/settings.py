@@ -36,8 +36,9 @@ SECRETS = frozenset(
 )
 #: Characters of a token at least: 16 random ones cannot be guessed.
 MIN_TOKEN = 16
-#: A host by its DNS name, and perhaps a port.
-HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*(?::[1-9][0-9]{0,4})?")
+#: A host by its DNS name, in any spelling that URLs take, and perhaps a port.
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+HOST = re.compile(rf"(?=[^:]{{4,253}}(?:\Z|:))(?:{_LABEL}\.)+(?=[a-z]){_LABEL}(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 #: Bytes that a Unix socket's name may take (108 with the final NUL, sun_path).
 MAX_SOCKET_NAME = 107
 
@@ -132,7 +133,8 @@ def _token(text: str) -> str:
 
 def _hosts(text: str) -> tuple[str, ...]:
     names = _names(text.lower())
-    if not all(HOST.fullmatch(name) for name in names):
+    found = [HOST.fullmatch(name) for name in names]
+    if not all(one and int(one["port"] or 1) < 1 << 16 for one in found):
         raise ValueError("give DNS names such as hooks.example.org, perhaps with :PORT, separated by commas")
     return names
 

@@ -156,3 +156,20 @@ def test_two_senders_never_hold_the_same_callback(sessions, database_url):
     for sender in senders:
         sender.join(timeout=60)
     assert (len(sent), set(sent)) == (60, ids)
+
+
+def test_a_callback_that_comes_after_its_job_has_ended_is_due_at_once(sessions):
+    with transaction(sessions) as session:
+        job_id = builders.submit(session, 4)
+        jobs.cancel(session, job_id)
+        callbacks.add(session, job_id, URL, host=HOST)
+        assert claim(session).job_id == job_id
+
+
+def test_an_end_that_is_noted_twice_shortens_no_pause(sessions):
+    with transaction(sessions) as session:
+        job_id = wanted(session)
+        jobs.cancel(session, job_id)
+        callbacks.put_off(session, claim(session), pause_s=60.0, status=500, error="no")
+        callbacks.become_due(session, [job_id])
+        assert claim(session) is None

@@ -23,7 +23,9 @@ from tests.internet import Internet
 from tests.mills import await_until
 from tests.worker import builders
 from worker import callbacks, intake, messages, signatures
+from worker import receivers as receivers_of
 from worker.messages import Receipt, Refusal
+from worker.settings import Settings
 
 Sessions = sessionmaker[Session]
 ADDRESS, OTHER_ADDRESS = "93.184.216.34", "93.184.216.35"
@@ -322,3 +324,15 @@ def test_a_job_sent_again_has_one_callback_and_may_bring_the_one_it_lacked(sessi
 def test_a_message_without_a_callback_is_as_it_was() -> None:
     sent = messages.Submission.parse(builders.wire())
     assert "callback" not in sent.as_json()
+
+
+@pytest.mark.parametrize("name", ["a.bc", "hooks.example.org:8443", "xn--bcher-kva.example", f"{'a' * 63}.example.org"])
+def test_a_host_that_the_settings_take_is_one_that_urls_have(name: str) -> None:
+    set_ = Settings.from_env({"IMAGEMILL_CALLBACK_HOSTS": name.upper(), "IMAGEMILL_CALLBACK_SECRET": receivers.SECRET})
+    assert receivers_of.roots(set_) == (f"https://{name}",)
+    assert receivers_of.host_of(f"https://{name}/done", receivers_of.roots(set_)) == name
+
+
+def test_without_a_secret_there_are_no_receivers() -> None:
+    assert receivers_of.roots(Settings.from_env({"IMAGEMILL_CALLBACK_HOSTS": HOST})) == ()
+    assert receivers_of.roots(Settings.from_env({"IMAGEMILL_CALLBACK_SECRET": receivers.SECRET})) == ()

@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from db import leases, session
+from db import callbacks, leases, session
 from pipeline import checkpoints
 from tests.db import builders as rows
 from tests.worker import builders
@@ -67,3 +67,19 @@ def test_status_works_while_redis_is_down(machine: Machine, job_id: uuid.UUID) -
     assert "5 items without an outcome of 10,000,000 that may be" in " ".join(shown.out.split())
     assert str(job_id) in shown.out
     assert "hunter2" not in shown.out
+
+
+def test_what_became_of_a_callback_is_shown_without_its_secret(machine: Machine, job_id: uuid.UUID) -> None:
+    host = "hooks.example.org"
+    with session.transaction(machine.sessions) as transaction:
+        callbacks.add(transaction, job_id, f"https://{host}/done?token=hunter2", host=host)
+    assert f"callback  {host}, to be told of the end" in machine.run("jobs", "show", job_id).out
+    machine.run("jobs", "cancel", job_id)
+    for kept in (lambda *given, **how: callbacks.put_off(*given, pause_s=-1.0, **how), callbacks.give_up):
+        with session.transaction(machine.sessions) as transaction:
+            kept(transaction, callbacks.claim(transaction, host, lease_s=60.0), status=500, error="It answered 500.")
+    shown = machine.run("jobs", "show", job_id)
+    assert f"callback  {host}, given up after 2 attempts: It answered 500." in shown.out
+    told = machine.run("jobs", "show", job_id, "--json")
+    assert (told.json["callback"]["state"], told.json["callback"]["last_status"]) == ("given_up", 500)
+    assert "hunter2" not in shown.out + told.out

@@ -254,3 +254,15 @@ def test_answers_about_learning_are_what_the_schemas_say() -> None:
     full = messages.Refusal(kind="queue_full", message="m", retry_after_s=3.0)
     check("submit.v1.answer", messages.reply_as_json(full))
     assert not takes("results.v1.answer", {"ok": [asdict(outcome) | {"top_k": [["cat", "0.5"]]}]})
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_links_the_schemas_of_every_task_and_nothing_that_is_not_there() -> None:
+    page = (FOLDER.parent / "messages.md").read_text()
+    for name in DOCUMENTS.keys() - {"callback.v1"}:
+        assert f"(schemas/{name}.json)" in page
+    for link in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (FOLDER.parent / link).exists(), link
+    assert f"more than {messages.MAX_PART_ITEMS} items, or {messages.MAX_PART_BYTES // 1024} KiB" in page

@@ -47,6 +47,15 @@ SAID = {
         "mysql://u:secret@h/d",
         "IMAGEMILL_DATABASE_URL makes no sense: give a sqlite",
     ),
+    "a host by its address": ("CALLBACK_HOSTS", "10.0.0.1", "IMAGEMILL_CALLBACK_HOSTS='10.0.0.1' makes no sense: give"),
+    "a host with a folder": (
+        "CALLBACK_HOSTS",
+        "a.b/c",
+        "IMAGEMILL_CALLBACK_HOSTS='a.b/c' makes no sense: give DNS names",
+    ),
+    "any host": ("CALLBACK_HOSTS", "*", "IMAGEMILL_CALLBACK_HOSTS='*' makes no sense: give DNS names"),
+    "no port": ("CALLBACK_HOSTS", "a.b:65536", "IMAGEMILL_CALLBACK_HOSTS='a.b:65536' makes no sense: give DNS names"),
+    "no signing secret": ("CALLBACK_SECRET", "secret", "IMAGEMILL_CALLBACK_SECRET makes no sense: give whsec_ and"),
     "no such secret": (
         "BROKER_URL_FILE",
         "/gone",

@@ -141,7 +141,7 @@ def _shown(callback: callbacks.Callback) -> dict[str, object]:
 
 
 def _told(callback: callbacks.Callback) -> str:
-    said = {"waiting": "not sent yet", "sent": "sent", "given_up": "given up"}[callback.state]
+    said = {"waiting": "to be told of the end", "sent": "sent", "given_up": "given up"}[callback.state]
     if callback.state == "waiting" and callback.attempts:
         said = f"next attempt {output.when(callback.next_at_s)}"
     tries = f" after {callback.attempts} attempts" if callback.attempts > 1 else ""

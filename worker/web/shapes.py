@@ -325,6 +325,7 @@ def _whole(given: object) -> object:
 
 
 TopK = Annotated[int, Field(ge=1, le=messages.MAX_TOP_K), BeforeValidator(_whole)]
+Callback = Annotated[str, Field(min_length=1, max_length=messages.MAX_URL, pattern=NO_NUL)]
 Window = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}[smhd]$", examples=["24h"])]
 
 
@@ -366,6 +367,7 @@ class Wish(Wanted):
     version: VersionName = _absent("`model:3` for an exact one, `latest` to follow promotions; else what serves now")
     priority: Literal["interactive", "bulk"] = "bulk"
     top_k: TopK = 5
+    callback: Callback = _absent("https:// URL that is told of the job's end, signed; its host must be an allowed one")
     completion_window: Window = _absent("How long it may take: 90s, 30m, 24h, 7d; what is left then is dropped")
 
 

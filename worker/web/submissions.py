@@ -71,6 +71,7 @@ class Order:
             deadline_s=int(window[:-1]) * UNITS[window[-1]] if window else None,
             num_items=num_items,
             caller=self.caller,
+            callback=wish.callback,
         )
 
 

@@ -11,7 +11,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-_WAITING = sa.text("state = 'waiting'")
+_DUE = sa.text("state = 'waiting' AND next_at_s IS NOT NULL")
 
 
 def upgrade() -> None:
@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("next_at_s", sa.Double(), nullable=False),
+        sa.Column("next_at_s", sa.Double()),
         sa.Column("last_status", sa.Integer()),
         sa.Column("error", sa.Text()),
         sa.Column("created_at_s", sa.Double(), nullable=False),
@@ -33,9 +33,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_callbacks")),
     )
     op.create_index(
-        "ix_callbacks_waiting",
+        "ix_callbacks_due",
         "callbacks",
-        ["host", "next_at_s"],
-        postgresql_where=_WAITING,
-        sqlite_where=_WAITING,
+        ["next_at_s", "host"],
+        postgresql_where=_DUE,
+        sqlite_where=_DUE,
     )
