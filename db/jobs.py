@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, case, delete, func, select, update
+from sqlalchemy import Select, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import errors, shards
 from db.models import OPEN, Job, JobState, Outcome, Priority, Shard, Version, copied, version_name
-from db.session import now_s
+from db.session import among, now_s
 from db.shards import UNCLAIMED, Item, is_waiting, job_works
 
 #: ids in one statement: PostgreSQL takes 65,535 parameters, and a job may have more shards
@@ -75,11 +75,28 @@ def job(session: Session, job_id: uuid.UUID) -> JobView:
     return _view(*found)
 
 
-def jobs(session: Session, *, limit: int, state: JobState | None = None) -> list[JobView]:
-    """List up to `limit` jobs, newest first."""
-    newest = _views().order_by(Job.created_at_s.desc()).limit(limit)
+def some(session: Session, job_ids: Sequence[uuid.UUID]) -> list[JobView]:
+    """Read those of these jobs that there are, in no order."""
+    chosen = _views().where(among(session, Job.id, job_ids))
+    return [_view(*found) for found in session.execute(chosen)]
+
+
+def jobs(
+    session: Session,
+    *,
+    limit: int,
+    state: JobState | None = None,
+    caller: str | None = None,
+    before: JobView | None = None,
+) -> list[JobView]:
+    """List up to `limit` jobs, newest first: those of one caller, or those made before another, where that is given."""
+    newest = _views().order_by(Job.created_at_s.desc(), Job.id.desc()).limit(limit)
     if state is not None:
         newest = newest.where(Job.state == state)
+    if caller is not None:
+        newest = newest.where(Job.caller == caller)
+    if before is not None:
+        newest = newest.where(tuple_(Job.created_at_s, Job.id) < (before.created_at_s, before.id))
     return [_view(*found) for found in session.execute(newest)]
 
 

@@ -159,6 +159,7 @@ class Job(Base):
         CheckConstraint("num_succeeded + num_failed <= num_received", name="recorded"),
         _where("ix_jobs_open", ["model", "version_id"], text("finished_at_s IS NULL")),
         Index("ix_jobs_created_at_s", "created_at_s"),
+        Index("ix_jobs_caller", "caller", "created_at_s"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

@@ -176,14 +176,18 @@ def rollback(session: Session, model: str, *, who: str, reason: str) -> Serving:
 
     Raises UnknownModel, NothingToRollBack and ServingChanged.
     """
-    now = serving(session, model)
-    if now is None:
-        raise errors.UnknownModel(f"No version of a model {model!r} serves.")
-    earlier = _served(history(session, model))[:-1]
-    if not earlier:
+    now, before = _now(session, model), earlier(session, model)
+    epoch = promote(session, model, before.id, seen_epoch=now.epoch, who=who, reason=reason, kind="rollback")
+    return Serving(version=before, epoch=epoch)
+
+
+def earlier(session: Session, model: str) -> Version:
+    """Read the version that a rollback goes back to. Raises UnknownModel and NothingToRollBack."""
+    now = _now(session, model)
+    stack = _served(history(session, model))[:-1]
+    if not stack:
         raise errors.NothingToRollBack(f"No version of {model!r} served before {now.version.name}.")
-    epoch = promote(session, model, earlier[-1], seen_epoch=now.epoch, who=who, reason=reason, kind="rollback")
-    return Serving(version=by_id(session, earlier[-1]), epoch=epoch)
+    return by_id(session, stack[-1])
 
 
 def history(session: Session, model: str) -> list[Promotion]:
@@ -214,6 +218,13 @@ def open_versions(session: Session, model: str) -> set[int]:
     job = rows.Job
     pinned = select(job.version_id).where(job.model == model, job.version_id.is_not(None), job.finished_at_s.is_(None))
     return {version_id for version_id in session.scalars(pinned.distinct()) if version_id is not None}
+
+
+def _now(session: Session, model: str) -> Serving:
+    found = serving(session, model)
+    if found is None:
+        raise errors.UnknownModel(f"No version of a model {model!r} serves.")
+    return found
 
 
 def _swap(session: Session, model: str, version_id: int, seen_epoch: int) -> None:

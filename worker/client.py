@@ -246,7 +246,7 @@ class Client:
     def _submit_and_hear(self, source: manifests.Source, options: dict[str, Any], give_up_s: float) -> Notice:
         """Submit, and give the first that is heard of it: how it ended, or the receipt of what is not new."""
         header = Submission(job_id=str(uuid.uuid4()), items=(), num_items=manifests.check(source), **options)
-        small = next(_parts(header, source))
+        small = next(parts(header, source))
         if len(small.items) < small.num_items:
             receipt = self._send_all(header, source)
             return Notice(job_id=receipt.job_id, receipt=receipt)
@@ -413,7 +413,7 @@ class Client:
     ) -> Receipt:
         """Send every part of a job whose items were checked, and give the fullest receipt."""
         receipt: Receipt | None = None
-        for one in self._send_parts(_parts(header, source)):
+        for one in self._send_parts(parts(header, source)):
             # Parts may be recorded in another order than they were sent: the fullest receipt is the latest.
             receipt = one if receipt is None or one.num_received >= receipt.num_received else receipt
             if on_sent:
@@ -499,7 +499,7 @@ class Client:
         )
 
 
-def _parts(header: Submission, source: manifests.Source) -> Iterator[Submission]:
+def parts(header: Submission, source: manifests.Source) -> Iterator[Submission]:
     """Cut the items into messages of bounded count and size."""
     part: list[Item] = []
     first, num_bytes = 0, 0

@@ -12,11 +12,11 @@ from pathlib import Path
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor, nn
 
-from db import errors as db_errors
-from db import gates, registry, session
+from db import registry, session
 from db.models import Source
 from pipeline import backbones, checkpoints, errors, state_dicts
 from pipeline.preprocess import Preprocess
+from worker import promotions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,56 +96,17 @@ def new_version(
 
 
 def promote(sessions: sessionmaker[Session], name: str, *, reason: str, is_forced: bool = False) -> registry.Serving:
-    """Let a version serve, once its checkpoint has proved whole: the pointer never moves to a broken one.
-
-    A version that a run made must have passed the gate; `is_forced` overrides it, and is recorded with the reason.
-    Raises `UnknownVersion`, `GateRefuses`, `CheckpointBroken`, `ServingChanged`.
-    """
-    with session.reading(sessions) as reading:
-        version = registry.version(reading, name)
-        serving = registry.serving(reading, version.model)
-        verdict = gates.on_version(reading, version.id)
-    serves = serving is not None and serving.version.id == version.id
-    if not serves:
-        _refuse_unless_passed(version, verdict, reason, is_forced=is_forced)
-    checkpoints.verify(version.reference, version.sha256)
-    if serving is not None and serves:
-        return serving
-    with session.transaction(sessions) as transaction:
-        epoch = registry.promote(
-            transaction,
-            version.model,
-            version.id,
-            seen_epoch=serving.epoch if serving else 0,
-            who=getpass.getuser(),
-            reason=reason,
-            is_forced=is_forced,
-            gate_id=verdict.id if verdict else None,
-        )
-    return registry.Serving(version=version, epoch=epoch)
-
-
-def _refuse_unless_passed(
-    version: registry.Version, verdict: gates.Gate | None, reason: str, *, is_forced: bool
-) -> None:
-    if is_forced and not reason.strip():
-        raise db_errors.GateRefuses("To override the gate, say why with --reason; it is kept in the history.")
-    if is_forced or version.source != "run" or (verdict is not None and verdict.verdict == "promote"):
-        return
-    found = f"{verdict.verdict}: {verdict.reason}" if verdict else "it never came before the gate"
-    found = found.rstrip(".")
-    raise db_errors.GateRefuses(
-        f"The gate did not let {version.name} serve ({found}); --force with --reason overrides it, on record."
-    )
+    """Let a version serve, in the name of who runs this process. As `promotions.promote`; raises `CheckpointBroken`."""
+    return promotions.promote(sessions, name, who=getpass.getuser(), reason=reason, verify=_verify, is_forced=is_forced)
 
 
 def rollback(sessions: sessionmaker[Session], model: str, *, reason: str) -> registry.Serving:
-    """Let the version serve that served before, once its checkpoint has proved whole."""
-    with session.transaction(sessions) as transaction:
-        serving = registry.rollback(transaction, model, who=getpass.getuser(), reason=reason)
-        # Inside the transaction: a broken checkpoint takes the move back.
-        checkpoints.verify(serving.version.reference, serving.version.sha256)
-    return serving
+    """Let the version serve that served before. As `promotions.rollback`; raises `CheckpointBroken`."""
+    return promotions.rollback(sessions, model, who=getpass.getuser(), reason=reason, verify=_verify)
+
+
+def _verify(version: registry.Version) -> None:
+    checkpoints.verify(version.reference, version.sha256)
 
 
 def _promote_first(sessions: sessionmaker[Session], version: registry.Version, *, promoted: bool) -> bool:

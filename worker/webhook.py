@@ -14,9 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl
 
-from worker import label_studio
+from worker import annotations, label_studio
 from worker.client import Client, ClientError, Refused
-from worker.learning_messages import LabelledImage, LabelsReceipt, RefusedLabel
 from worker.messages import MODEL_NAME, MessageInvalid
 
 log = logging.getLogger(__name__)
@@ -101,21 +100,11 @@ def receive(door: Door, path: str, payload: object) -> Answer:
     """
     model, project = _asked(path, door.project)
     event = label_studio.event(payload, project)
-    receipt = _hand_over(door.client, model, event.rows)
+    receipt = annotations.hand_over(door.client, model, event.rows)
     body = {**asdict(receipt), "refused": [asdict(one) for one in receipt.refused], "note": event.note}
     if receipt.refused and len(receipt.refused) == receipt.num_labels:
         return Answer(status=HTTPStatus.UNPROCESSABLE_ENTITY, body={"error": receipt.refused[0].message, **body})
     return Answer(status=HTTPStatus.OK, body=body)
-
-
-def _hand_over(client: Client, model: str, rows: tuple[LabelledImage | RefusedLabel, ...]) -> LabelsReceipt:
-    images = [row for row in rows if isinstance(row, LabelledImage)]
-    unusable = tuple(row for row in rows if isinstance(row, RefusedLabel))
-    receipt = client.label_items(images, model=model) if images else LabelsReceipt(model=model)
-    receipt = receipt.and_then(LabelsReceipt(model=model, refused=unusable))
-    for refused in receipt.refused:
-        log.warning("a label of %s was refused: %s", model, refused.kind)  # its sentence may name the reference
-    return receipt
 
 
 def _asked(path: str, project: label_studio.Project) -> tuple[str, label_studio.Project]:

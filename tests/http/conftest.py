@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import keys, session
+from db import keys, registry, session
+from tests.db import builders as rows
 from tests.http.calls import Calls
 from worker.settings import Settings
 from worker.web import server
@@ -25,6 +27,7 @@ class Served:
     """A server that runs, and the ledger behind it."""
 
     port: int
+    app: FastAPI
     settings: Settings
     sessions: sessionmaker[Session]
 
@@ -47,11 +50,27 @@ def served(database_url: str, home: Path, redis_url: str) -> Iterator[Served]:
     yield from serve(settings)
 
 
+@pytest.fixture
+def version(served: Served) -> registry.Version:
+    """The version `cats:1`, which serves and which nobody here loads."""
+    with session.transaction(served.sessions) as transaction:
+        made = registry.register(transaction, rows.new_version(num_classes=2))
+        registry.promote(transaction, "cats", made.id, seen_epoch=0, who="ada", reason="")
+    return made
+
+
+@pytest.fixture
+def calls(served: Served, version: registry.Version) -> Calls:
+    """A caller, `shop`, that may submit."""
+    return served.calls("submit")
+
+
 def serve(settings: Settings) -> Iterator[Served]:
     """Run the server in a thread until the test is over."""
     sessions = session.connect(settings.database_url)
     listening = socket.create_server(("127.0.0.1", 0))
-    running = uvicorn.Server(server.config(server.build(settings)))
+    app = server.build(settings)
+    running = uvicorn.Server(server.config(app))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -60,7 +79,7 @@ def serve(settings: Settings) -> Iterator[Served]:
             assert thread.is_alive()
             assert time.monotonic() < give_up_s
             time.sleep(0.01)
-        yield Served(port=listening.getsockname()[1], settings=settings, sessions=sessions)
+        yield Served(port=listening.getsockname()[1], app=app, settings=settings, sessions=sessions)
     finally:
         running.should_exit = True
         thread.join(PATIENCE_S)

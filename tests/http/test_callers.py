@@ -7,6 +7,7 @@ from db import keys, session
 from tests.http.calls import Calls
 from worker.web import callers, server
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 router = APIRouter()
 
 

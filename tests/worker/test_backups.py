@@ -346,13 +346,21 @@ def test_a_ledger_that_workers_run_on_is_never_replaced(house: House, tmp_path: 
     session.engine_of(sessions).dispose()
 
 
+#: Tables, and columns of others, that the older schema of the tests has not.
+LATER = frozenset({"api_keys"})
+LATER_COLUMNS = {"jobs": "traceparent"}
+
+
 def rewritten(house: House, file: Path, revision: str, *, without: str = "") -> Path:
     """Write the archive again as another revision would have, perhaps without a column of `outcomes`."""
     with archives.reading(house.file) as archive:
         manifest = Manifest(revision=revision, store=archive.manifest.store, created_at_s=0.0)
         with archives.writing(file, manifest) as writer:
             for name, told in archive.manifest.tables.items():
-                lost = told["columns"].index(without) if without in told["columns"] else None
+                if without and name in LATER:
+                    continue
+                gone = LATER_COLUMNS.get(name, without) if without else ""
+                lost = told["columns"].index(gone) if gone in told["columns"] else None
                 for member in archive.names(f"ledger/{name}"):
                     rows = [[v for n, v in enumerate(row) if n != lost] for row in archive.rows(member)]
                     writer.add_rows(member, rows)

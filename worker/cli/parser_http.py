@@ -3,6 +3,7 @@
 Knows nothing of what commands do.
 """
 
+from worker.cli import parser_learning
 from worker.cli.parsing import Commands, command, count, group
 
 #: As `db.keys.SCOPES` has them, which the parser does not import: `--help` is quick.
@@ -14,6 +15,7 @@ def add_serve(commands: Commands) -> None:
     serve = command(commands, "serve", "serve:serve", "serve HTTP in the foreground: jobs, labels, runs, models; /docs")
     serve.add_argument("--address", default="127.0.0.1", help="(default: %(default)s)")
     serve.add_argument("--port", type=count, help="(default: IMAGEMILL_HTTP_PORT)")
+    parser_learning.add_project(serve)
 
 
 def add_keys(commands: Commands) -> None:

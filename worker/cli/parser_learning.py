@@ -27,7 +27,7 @@ def add_labels(commands: Commands) -> None:
     )
     imported.add_argument("--format", choices=FORMATS, help="(default: by what SOURCE is)")
     _add_who_and_model(imported)
-    _add_project(imported)
+    add_project(imported)
     stats = command(labels, "stats", "labels:stats", "counts per class and split, near duplicates, conflicts")
     _add_model(stats)
     _add_suggest(labels)
@@ -123,7 +123,7 @@ def add_webhook(commands: Commands) -> None:
     )
     webhook.add_argument("--address", default="127.0.0.1", help="(default: %(default)s)")
     webhook.add_argument("--port", type=int, default=8090, help="(default: %(default)s)")
-    _add_project(webhook)
+    add_project(webhook)
 
 
 def _add_who_and_model(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +131,8 @@ def _add_who_and_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="default", help="which model they are for (default: %(default)s)")
 
 
-def _add_project(parser: argparse.ArgumentParser) -> None:
+def add_project(parser: argparse.ArgumentParser) -> None:
+    """Add how Label Studio's tasks are read."""
     studio = parser.add_argument_group("Label Studio, where a project is not as simple as can be")
     studio.add_argument("--image-field", default="", metavar="F", help="field of a task that is the image")
     studio.add_argument("--choices", default="", metavar="NAME", help="name of the Choices that are the label")

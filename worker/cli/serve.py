@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from worker import logs
+from worker.cli import labels
 from worker.client import Client
 from worker.settings import Settings
 
@@ -15,5 +16,5 @@ def serve(asked: Namespace, settings: Settings) -> int:
     with runtime.ledger(settings), Client(settings.broker_url) as client:
         client.ping()
     logs.set_up(settings.log_level, form=settings.log_format, role="http")
-    server.run(settings, asked.address, asked.port or settings.http_port)
+    server.run(settings, asked.address, asked.port or settings.http_port, labels.project(asked))
     return 0

@@ -11,7 +11,7 @@ from worker.web.callers import Owned
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthcheck")
+@router.get("/healthcheck", operation_id="check_health")
 def healthcheck(house: Owned) -> dict[Literal["status"], Literal["ok"]]:
     """Tell whether requests can be served now."""
     with session.reading(house.sessions) as reading:

@@ -14,9 +14,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from db import errors
-from worker import forms, intake, messages
+from worker import forms, intake, manifests, messages
 from worker.client import BrokerUnreachable, ClientError, NotAcknowledged, Refused
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,12 @@ class RequestRefused(Exception):
         self.headers = dict(headers or {})
 
 
+def of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the problems that a route may answer with, beside those that any may."""
+    body = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {status: {"description": HTTPStatus(status).phrase, **body} for status in statuses}
+
+
 def opened(reply: Any) -> Any:
     """Give an answer of intake's. Raises `RequestRefused` for a refusal."""
     if isinstance(reply, messages.Refusal):
@@ -130,13 +138,22 @@ def handle(app: FastAPI) -> None:
     """Have every error of this app answered so."""
     for kind in (
         RequestRefused, HTTPException, RequestValidationError, messages.MessageInvalid, errors.LedgerError,
-        ClientError, Exception,
+        ClientError, manifests.ManifestInvalid, ClientDisconnect, Exception,
     ):  # fmt: skip
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(_: Request, wrong: Exception) -> JSONResponse:
-    return answer(_refused(wrong))
+async def _handle(request: Request, wrong: Exception) -> JSONResponse:
+    refused = _refused(wrong)
+    if refused.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        refused.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer(refused)
+
+
+def _methods(request: Request) -> set[str]:
+    """Name what may be done at a path: by all its routes, where the framework names those of the first."""
+    found = (one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE)
+    return {method for one in found for method in getattr(one, "methods", None) or ()}
 
 
 def _refused(wrong: Exception) -> RequestRefused:  # noqa: PLR0911 - a table of kinds, in code for the narrowing
@@ -146,12 +163,14 @@ def _refused(wrong: Exception) -> RequestRefused:  # noqa: PLR0911 - a table of 
         return _of_framework(wrong)
     if isinstance(wrong, RequestValidationError):
         return RequestRefused(422, "invalid", _first(wrong))
-    if isinstance(wrong, messages.MessageInvalid):
+    if isinstance(wrong, messages.MessageInvalid | manifests.ManifestInvalid):
         return of_refusal("invalid", str(wrong))
     if isinstance(wrong, errors.LedgerError):
         return _of_ledger(wrong)
     if isinstance(wrong, ClientError):
         return _of_client(wrong)
+    if isinstance(wrong, ClientDisconnect):
+        return RequestRefused(400, "cut_off", "The body was cut off; nothing of it was recorded.")
     return RequestRefused(500, "internal", "The server failed on this request; its log says more.")
 
 

@@ -6,29 +6,61 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from worker import label_studio
 from worker.settings import Settings
-from worker.web import health, house, metrics, problems
+from worker.web import (
+    bodies,
+    documents,
+    following,
+    health,
+    house,
+    jobs,
+    labels,
+    limits,
+    metrics,
+    models,
+    outcomes,
+    patience,
+    problems,
+    runs,
+)
 
 #: Every part of the API.
-ROUTERS = (health.router, metrics.router)
+ROUTERS = (
+    health.router,
+    documents.router,
+    jobs.router,
+    following.router,
+    outcomes.router,
+    labels.router,
+    runs.router,
+    models.router,
+    metrics.router,
+)
 
 #: Seconds a kept-alive connection may lie idle.
 IDLE_S = 30
 #: Seconds that requests have to end once the server stops.
 GRACE_S = 10
+#: Connections at once; a further one is told 503.
+MAX_CONNECTIONS = 2000
 
 
-def build(settings: Settings) -> FastAPI:
-    """Build the app; what it owns is opened when it starts."""
+def build(settings: Settings, project: label_studio.Project = label_studio.Project()) -> FastAPI:  # noqa: B008 - a value
+    """Build the app; what it owns is opened when it starts. `project` says how Label Studio's tasks are read."""
 
     @asynccontextmanager
     async def owning(app: FastAPI) -> AsyncIterator[None]:
-        with house.opened(settings) as owned:
+        with house.opened(settings, project) as owned:
             app.state.house = owned
             yield
 
-    app = FastAPI(title="imagemill", version="1", lifespan=owning, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="imagemill", version="1", lifespan=owning, docs_url=None, redoc_url=None, max_body_size=bodies.MAX_UPLOAD
+    )
     problems.handle(app)
+    documents.describe(app)
+    app.add_middleware(limits.BodyTimes)
     for router in ROUTERS:
         app.include_router(router)
     return app
@@ -40,6 +72,9 @@ def config(app: FastAPI, address: str = "127.0.0.1", port: int = 0) -> uvicorn.C
         app,
         host=address,
         port=port,
+        http=patience.Patient,
+        h11_max_incomplete_event_size=patience.MAX_HEAD,
+        limit_concurrency=MAX_CONNECTIONS,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -50,6 +85,6 @@ def config(app: FastAPI, address: str = "127.0.0.1", port: int = 0) -> uvicorn.C
     )
 
 
-def run(settings: Settings, address: str, port: int) -> None:
+def run(settings: Settings, address: str, port: int, project: label_studio.Project) -> None:
     """Serve until Ctrl-C or SIGTERM; requests that are being served are answered first."""
-    uvicorn.Server(config(build(settings), address, port)).run()
+    uvicorn.Server(config(build(settings, project), address, port)).run()

@@ -1,6 +1,7 @@
-"""Keys that callers of HTTP show, kept as their hashes.
+"""Keys that callers of HTTP show, kept as their hashes; and each caller's jobs, newest first.
 
-Takes a database of 0005. Gives the keys' table. Knows nothing of `models`: what a release ran is frozen here.
+Takes a database of 0005. Gives the keys' table, and an index of jobs. Knows nothing of `models`: what a release
+ran is frozen here.
 """
 
 import sqlalchemy as sa
@@ -26,3 +27,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
         sa.UniqueConstraint("sha256", name="uq_api_keys_sha256"),
     )
+    op.create_index("ix_jobs_caller", "jobs", ["caller", "created_at_s"])
