@@ -70,6 +70,17 @@ class Service:
         return seconds(self.body["stop_grace_period"])
 
 
+def newest_redis() -> str:
+    """Find a Redis 7, as the composition runs one, or else that of the wheel."""
+    return shutil.which("redis-server") or redis_server()
+
+
+def knows_selectors() -> bool:
+    """Whether the Redis here reads rights in brackets, which came with Redis 7."""
+    told = subprocess.run([newest_redis(), "--version"], check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"v=(\d+)", told)[1]) >= 7
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """A folder that stands for the containers' folders, and ports that stand for theirs."""
@@ -115,7 +126,7 @@ class Site:
         """Give all that a process of the service sees: the image's variables and the service's, nothing of ours."""
         theirs = image_environment() | service.environment
         mapped = {name: self.here(service, value) for name, value in theirs.items()}
-        path = [Path(sys.executable).parent, Path(redis_server()).parent, "/usr/bin", "/bin"]
+        path = [Path(sys.executable).parent, Path(newest_redis()).parent, "/usr/bin", "/bin"]
         ours = {"PATH": ":".join(map(str, path)), "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.temporary(service))}
         return mapped | ours
 

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 
 from tests import builders
 from tests.mills import PATIENCE_S, await_until, make_version, tiny_settings
 from tests.servers import free_port
-from worker import runtime
+from worker import messages, runtime
+from worker.app import create_app
+from worker.settings import Settings
 
 
 def test_the_demo_learns_five_digits_then_the_others_under_load_and_leaves_nothing_running(
@@ -67,7 +70,9 @@ def test_up_runs_the_stack_with_flower_behind_its_password_and_stops_on_ctrl_c(
         told.add_header("Authorization", f"Bearer {key.read_text().strip()}")
         with urllib.request.urlopen(told, timeout=10) as answer:  # noqa: S310
             assert [one["serving"] for one in json.load(answer)["data"]] == ["tiny:1"]
-        _check_flower(settings.flower_port, *re.search(r"user (\S+), password (\S+)\)", log.read_text()).groups())
+        signs_in = re.search(r"user (\S+), password (\S+)\)", log.read_text()).groups()
+        _check_flower(settings.flower_port, *signs_in)
+        _check_flower_shows_what_is_answered_together(settings, settings.flower_port, *signs_in)
     finally:
         up.send_signal(signal.SIGINT)
         up.wait(PATIENCE_S)
@@ -101,6 +106,25 @@ def _check_flower(port: int, user: str, password: str) -> None:
     )
     assert re.fullmatch(r"shard \d+, job [0-9a-f-]{36}, \d+ items, tiny:1", task["kwargs"])
     assert "png" not in _body(port, "/api/tasks", right)
+
+
+def _check_flower_shows_what_is_answered_together(settings: Settings, port: int, user: str, password: str) -> None:
+    """Check that messages which intake takes behind another show as well, and how long each queue is."""
+    right = f"{user}:{password}"
+    app = create_app(settings)
+    question = {"kwargs": {"job_id": str(uuid.uuid4())}, "kwargsrepr": "job of nobody", "argsrepr": "()"}
+    sent = {app.send_task(messages.STATUS, queue=messages.INTAKE_QUEUE, **question).id for _ in range(60)}
+    app.close()
+    seen: dict[str, dict[str, object]] = {}
+
+    def is_seen() -> bool:
+        seen.update(json.loads(_body(port, "/api/tasks?limit=1000", right)))
+        return sent <= seen.keys() and all(seen[one]["state"] == "SUCCESS" for one in sent)
+
+    await_until(is_seen, "Flower has seen every message")
+    assert {(seen[one]["name"], seen[one]["kwargs"]) for one in sent} == {(messages.STATUS, "job of nobody")}
+    queues = {one["name"] for one in json.loads(_body(port, "/api/queues/length", right))["active_queues"]}
+    assert {"intake", "upkeep", "learn", "classify.tiny.bulk"} <= queues
 
 
 def _request(port: int, path: str, credentials: str | None, method: str) -> urllib.request.Request:

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 from typing import Annotated
 
 from anyio import to_thread
@@ -64,7 +65,8 @@ async def submit(
     The answer comes once the ledger has it all; nothing of a body that is cut off is ever classified.
     """
     key = submissions.read_key(idempotency_key)
-    order = Order(caller=caller.name, wish=wish, idempotency_key=key)
+    span = submissions.read_span(request.headers.get("traceparent"))
+    order = Order(caller=caller.name, wish=wish, idempotency_key=key, traceparent=span)
     kind = bodies.kind(request, bodies.JSON, bodies.JSONL, bodies.FORM)
     placed = await {bodies.JSON: _from_json, bodies.JSONL: _from_lines, bodies.FORM: _from_form}[kind](
         request, house, order
@@ -142,7 +144,7 @@ async def _from_json(request: Request, house: House, order: Order) -> Placed:
     given = await bodies.value(request, shapes.NewJob)
     # What the body says itself counts more than the query.
     unsaid = {name: getattr(order.wish, name) for name in order.wish.model_fields_set - given.model_fields_set}
-    order = Order(caller=order.caller, wish=given.model_copy(update=unsaid), idempotency_key=order.idempotency_key)
+    order = replace(order, wish=given.model_copy(update=unsaid))
     source = submissions.from_items(given.items)
     return await submissions.place(house, order, source, manifests.check(source))
 
@@ -161,7 +163,7 @@ async def _from_form(request: Request, house: House, order: Order) -> Placed:
             files = [one for name, one in form.multi_items() if name == "images" and not isinstance(one, str)]
             fields = {name: one for name, one in form.multi_items() if isinstance(one, str)}
             said = bodies.checked(shapes.WishInText, {**request.query_params, **fields})
-            order = Order(caller=order.caller, wish=said, idempotency_key=order.idempotency_key)
+            order = replace(order, wish=said)
             if not files or len(files) + len(fields) < len(form.multi_items()):
                 raise problems.RequestRefused(422, "invalid", "Give each image as a file in a field named `images`.")
             source = await to_thread.run_sync(submissions.from_files, house, files, limiter=house.slow_threads)

@@ -27,7 +27,7 @@ def scraper(
         _OPERATOR(request, shown, None)
 
 
-@router.get("/metrics", dependencies=[Depends(scraper)], response_class=Response)
+@router.get("/metrics", dependencies=[Depends(scraper)], response_class=Response, include_in_schema=False)
 def metrics(request: Request, house: Owned) -> Response:
     """Give the page that Prometheus reads, in its text format or as OpenMetrics."""
     page, content_type = house.exposition.page(request.headers.get("accept", ""))

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from db import jobs, session
 from db.jobs import JobView
 from worker import client, forms, inline, intake, manifests
-from worker.messages import Item, MessageInvalid, Reply, Submission
+from worker.messages import TRACEPARENT, Item, MessageInvalid, Reply, Submission
 from worker.web import bodies, problems, shapes
 from worker.web.house import House
 from worker.web.problems import RequestRefused
@@ -55,6 +55,8 @@ class Order:
     wish: shapes.Wish
     #: What the caller sent as `Idempotency-Key`.
     idempotency_key: str | None
+    #: The caller's span, from its header of that name.
+    traceparent: str | None = None
 
     def header(self, num_items: int) -> Submission:
         """Give the job's own fields, as every part of it repeats them."""
@@ -72,6 +74,7 @@ class Order:
             num_items=num_items,
             caller=self.caller,
             callback=wish.callback,
+            traceparent=self.traceparent,
         )
 
 
@@ -87,6 +90,11 @@ class Placed:
 def read_key(header: str | None) -> str | None:
     """Read an Idempotency-Key: a quoted string, as the draft has it, or bare, as everybody sends it."""
     return None if header is None else header.removeprefix('"').removesuffix('"')
+
+
+def read_span(header: str | None) -> str | None:
+    """Read a `traceparent`; one that is none is passed over, as W3C Trace Context has it."""
+    return header if header and TRACEPARENT.fullmatch(header) else None
 
 
 async def place(house: House, order: Order, source: manifests.Source, num_items: int) -> Placed:
