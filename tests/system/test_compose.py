@@ -17,7 +17,7 @@ from worker.settings import PREFIX, Settings, SettingsInvalid
 SERVICES = composition.services()
 LASTING = (*THEIRS, *OURS)
 #: those that read pictures, those that read how models learn, and those that hold a model
-READERS = ("intake", "classify", "learn", "cli")
+READERS = ("intake", "classify", "learn", "http", "cli")
 PLAYBOOK_READERS = ("intake", "learn", "upkeep", "cli")
 ON_DEVICE = ("classify", "learn")
 #: the secrets that each service is given, and no other

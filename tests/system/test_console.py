@@ -24,6 +24,16 @@ PETS, NUM = ("cat", "dog", "hen"), 30
 #: pictures left to the person with the browser
 NUM_LEFT = 6
 
+#: every tile of the gallery shows its picture, at its true size
+LOADED = "[...document.querySelectorAll('.gallery img')].every(one => one.complete && one.naturalWidth === 32)"
+#: little is enough to see that a run goes through
+PLAYBOOK = """\
+[recipe]
+epochs = 4
+[trigger]
+is_on = false
+"""
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install Debian's package `chromium`")
 
 
@@ -32,7 +42,9 @@ def mill() -> Iterator[Mill]:
     """A stack of this file's own, whose models change."""
     home = Path(tempfile.mkdtemp(prefix="im-con-"))
     try:
-        with open_mill(home, models=("pets",)) as opened:
+        playbook = home / "quick.toml"
+        playbook.write_text(PLAYBOOK)
+        with open_mill(home, models=("pets",), playbook=str(playbook)) as opened:
             yield opened
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -175,8 +187,7 @@ def _look_through_a_job(mill: Mill, page: Page) -> None:
     expect(shown).to_have_count(9)
     scores = [float(text.split()[0]) for text in shown.all_inner_texts()]
     assert scores == sorted(scores)
-    sizes = page.locator(".gallery img").evaluate_all("images => images.map(image => image.naturalWidth)")
-    assert sizes == [32] * 9
+    page.wait_for_function(LOADED)
     page.goto(f"/console/jobs/{job.job_id}?show=errors")
     expect(page.get_by_text("There is no such file.")).to_be_visible()
     # By keys alone: to the image, and back to its job.
