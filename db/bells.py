@@ -57,7 +57,8 @@ def next_like(session: Session, shard_id: int) -> Bell | None:
     if known is None:
         return None
     model, version_id, priority = known
-    alike = _waiting().where(Shard.model == model, _is_version(version_id), Shard.priority == priority)
+    alike = _waiting(pauses.is_paused(model, priority))
+    alike = alike.where(Shard.model == model, _is_version(version_id), Shard.priority == priority)
     return next(iter(_read(session, alike.where(Shard.attempts == 0).limit(1))), None)
 
 
@@ -72,14 +73,10 @@ def _is_version(version_id: int | None) -> ColumnElement[bool]:
     return Shard.version_id.is_(None) if version_id is None else Shard.version_id == version_id
 
 
-def _waiting() -> Select[Shard]:
+def _waiting(is_paused: ColumnElement[bool] | None = None) -> Select[Shard]:
     blob = defer(Shard.items, raiseload=True)
-    return (
-        select(Shard)
-        .options(blob)
-        .where(is_waiting(), is_due(), job_works(), ~pauses.is_shard_paused())
-        .order_by(Shard.id)
-    )
+    goes_on = ~(pauses.is_shard_paused() if is_paused is None else is_paused)
+    return select(Shard).options(blob).where(is_waiting(), is_due(), job_works(), goes_on).order_by(Shard.id)
 
 
 def _read(session: Session, waiting: Select[Shard]) -> list[Bell]:

@@ -7,9 +7,9 @@ Knows nothing of who claims them.
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, get_args
 
-from sqlalchemy import ColumnElement, exists, func, insert, literal_column, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, insert, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from db import pauses
@@ -66,9 +66,21 @@ def open_all(session: Session, job: Job | Shard, items: Sequence[Item], *, shard
 
 
 def is_any_waiting(session: Session, models: Collection[str]) -> bool:
-    """Whether any of the models' shards waits for a worker: one look into an index, unless most are paused."""
-    waiting = exists().where(Shard.model.in_(models), is_waiting(), ~pauses.is_shard_paused())
-    return bool(session.scalar(select(waiting)))
+    """Whether any of the models' shards waits for a worker and is not paused: a look into an index for each kind.
+
+    Kind by kind, for a paused backlog would else be walked from end to end.
+    """
+    kinds = [
+        and_(~pauses.is_paused(model, kind), _waits(model, kind)) for model in models for kind in get_args(Priority)
+    ]
+    return bool(kinds) and bool(session.scalar(select(or_(*kinds))))
+
+
+def _waits(model: str, priority: Priority) -> ColumnElement[bool]:
+    # As a literal, for the index over interactive work holds these alone.
+    return exists(
+        select(Shard.id).where(Shard.model == model, Shard.priority == literal_column(f"'{priority}'"), is_waiting())
+    )
 
 
 def urgent(session: Session, models: Collection[str]) -> list[Urgent]:
