@@ -24,9 +24,11 @@ def keep(image: bytes, store: str, *, max_bytes: int) -> str:
         )
     digest = hashlib.sha256(image).hexdigest()
     reference = f"{store}/{digest[:2]}/{digest}"
-    files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
+    files, name = fsspec.core.url_to_fs(reference)
     # By its size, too: a crash or a full disk may have left a part of it.
     if not files.exists(name) or files.size(name) != len(image):
+        if "file" in files.protocol:  # an object needs no folder
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
         files.pipe_file(name, image)
         _sync(files, name)
     return reference
