@@ -27,7 +27,9 @@ def keep(image: bytes, store: str, *, max_bytes: int) -> str:
     reference = f"{store}/{digest[:2]}/{digest}"
     # By its size, too: a crash or a full disk may have left a part of it.
     if not strays.hold(reference, len(image)):
-        files, name = fsspec.core.url_to_fs(reference, auto_mkdir=True)
+        files, name = fsspec.core.url_to_fs(reference)
+        if "file" in files.protocol:  # an object needs no folder
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
         files.pipe_file(name, image)
         _sync(files, name)
     return reference
