@@ -332,10 +332,10 @@ class Worker(Base):
     device_id: Mapped[str | None]
     #: by model, of late; NULL until it has worked
     images_per_s: Mapped[dict[str, Any] | None]
-    #: what it measures of itself, by name: bytes of memory
-    readings: Mapped[dict[str, Any] | None]
     #: of the process that takes messages for it, which is asked to drain
     parent_pid: Mapped[int | None]
+    #: what it measures of itself, by name: bytes of memory
+    readings: Mapped[dict[str, Any] | None]
 
 
 class Counter(Base):
