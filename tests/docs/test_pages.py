@@ -67,7 +67,7 @@ def test_the_pages_name_many_commands() -> None:
 def test_a_command_that_a_page_names_is_one_that_the_parser_knows(page: str, command: str) -> None:
     code, said = _parsed(shlex.split(FILLED_IN.sub("x", command)))
     # A sentence may name a command without its arguments; a name or an option must exist all the same.
-    assert code == 0 or "the following arguments are required" in said, f"{page}: imagemill {command}\n{said}"
+    assert code == 0 or "required" in said, f"{page}: imagemill {command}\n{said}"
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.relative_to(pages.ROOT).as_posix())
