@@ -153,7 +153,7 @@ def test_whoever_submits_over_http_is_told_of_the_end_and_can_verify_it(world: W
 def test_a_callback_to_elsewhere_is_refused_and_so_is_its_job(world: World) -> None:
     wish = {"model": "tiny", "items": ["/x.png"], "callback": "https://elsewhere.example.org/"}
     answer = world.served.calls("submit").post("/v1/jobs", wish)
-    assert answer.problem() == (422, "callback_refused")
+    assert answer.problem() == (403, "callback_refused")
     assert "not one that the operator allows" in answer.json["detail"]
 
 

@@ -38,7 +38,7 @@ STATUSES: Mapping[str, int] = {
     "unknown_key": 404,
     "idempotency_conflict": 422,  # draft-ietf-httpapi-idempotency-key-header, 2.7
     "part_invalid": 422,
-    "callback_refused": 422,
+    "callback_refused": 403,
     "playbook_invalid": 422,
     "recipe_invalid": 422,
     "nothing_to_start_from": 409,
