@@ -145,9 +145,12 @@ def _complaint(log: Path) -> str:
 
 def _read(line: str) -> str:
     """Give a line of the log as text, whichever form it was written in."""
-    if not line.startswith("{"):
+    try:
+        told = json.loads(line)
+    except ValueError:
         return line
-    told = json.loads(line)
+    if not isinstance(told, dict) or not {"time", "level", "logger", "message"} <= told.keys():
+        return line
     return f"{told['time']} {told['level']} {told['logger']}: {told['message']}"
 
 
