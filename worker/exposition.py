@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import counters, errors, jobs, live_checks, registry, runs, session, unfinished, windows, workers
 from worker import measures, sizing
 from worker.measures import Measure
-from worker.meter import BOUND, COLUMN, SUM, Key
+from worker.meter import BOUND, COLUMN, SUM, Key, key
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Exposition:
         try:
             with session.reading(self.sessions) as reading:
                 samples = list(_samples(reading))
-                counted = counters.counts(reading)
+                counted, known = counters.counts(reading), registry.models(reading)
         except (errors.LedgerError, SQLAlchemyError) as away:
             log.warning("nothing but this is told of the ledger: %s", str(away).splitlines()[0])
             self._known = [*_gauges([(measures.LEDGER_UP, (), 0.0), *self._queues()])]
@@ -73,7 +73,7 @@ class Exposition:
         samples += [(measures.LEDGER_UP, (), 1.0), (measures.LEDGER_READ, (), took_s), *self._queues()]
         if self.max_waiting:
             samples.append((measures.UNFINISHED_LIMIT, (), float(self.max_waiting)))
-        self._known = [*_gauges(samples), *_sums(counted)]
+        self._known = [*_gauges(samples), *_sums(counted, known)]
         self._rests_until_s = time.monotonic() + READS_APART * took_s
 
     def _queues(self) -> list[Sample]:
@@ -181,16 +181,24 @@ def _gauges(samples: Iterable[Sample]) -> Iterator[Metric]:
     return iter(by_measure.values())
 
 
-def _sums(counted: Sequence[counters.Count]) -> Iterator[Metric]:
+def _sums(counted: Sequence[counters.Count], known: Sequence[str]) -> Iterator[Metric]:
     """Give counters and histograms; what another release counted under labels of its own is passed over."""
     by_name: dict[str, dict[Key, float]] = {}
     for one in counted:
         by_name.setdefault(one.name, {})[one.name, tuple(one.labels.items())] = one.value
     for measure in measures.ALL:
         if measure.kind == "counter":
-            yield _counter(measure, by_name.get(measure.name, {}))
+            yield _counter(measure, _zeros(measure, known) | by_name.get(measure.name, {}))
         elif measure.kind == "histogram":
             yield _histogram(measure, by_name.get(measure.name + COLUMN, {}), by_name.get(measure.name + SUM, {}))
+
+
+def _zeros(measure: Measure, known: Sequence[str]) -> dict[Key, float]:
+    """Give the sums that are told before anything was counted, for each model where they have one."""
+    ends = [(value,) for value in measure.from_start] if measure.from_start else [()]
+    if measure.labels[:1] == ("model",):
+        ends = [(model, *end) for model in known for end in ends]
+    return {key(measure, *end): 0.0 for end in ends if len(end) == len(measure.labels)}
 
 
 def _counter(measure: Measure, sums: Mapping[Key, float]) -> Metric:
@@ -198,8 +206,6 @@ def _counter(measure: Measure, sums: Mapping[Key, float]) -> Metric:
     for (_, labels), value in sums.items():
         if tuple(name for name, _ in labels) == measure.labels:
             metric.add_sample(measure.name, dict(labels), value)
-    if not measure.labels and not metric.samples:
-        metric.add_sample(measure.name, {}, 0.0)
     return metric
 
 

@@ -17,6 +17,7 @@ def set_up(level: str, *, form: str = "text", role: str = "") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(lines.Json(role) if form == "json" else lines.Text())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(form == "json")  # else they would be lines of their own kind
     for chatty in (
         "celery.worker.strategy",
         "celery.app.trace",

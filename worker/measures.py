@@ -26,13 +26,16 @@ class Measure:
     labels: tuple[str, ...] = ()
     #: upper bounds of a histogram's columns
     bounds: tuple[float, ...] = ()
+    #: a counter's values of its last label that are told at 0 before anything was counted: Prometheus overlooks the
+    #: first rise of what was not there
+    from_start: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------ counted by classify workers
 ITEMS = Measure(
     "imagemill_items_total", "counter",
     "Items that got their outcome from a worker: `succeeded`, `failed`, or `recalled` from an identical image",
-    ("model", "outcome"),
+    ("model", "outcome"), from_start=("succeeded", "failed"),
 )  # fmt: skip
 ITEM_FAILURES = Measure(
     "imagemill_item_failures_total", "counter", "Failed items, by where and how they failed", ("model", "stage", "kind")
@@ -40,7 +43,7 @@ ITEM_FAILURES = Measure(
 STAGE_SECONDS = Measure(
     "imagemill_stage_seconds_total", "counter",
     "Seconds spent in `claim`, `fetch`, `decode`, `forward` and `record`, summed over a worker's threads",
-    ("model", "stage"),
+    ("model", "stage"), from_start=("claim", "fetch", "decode", "forward", "record"),
 )  # fmt: skip
 SITTING_SECONDS = Measure(
     "imagemill_sitting_seconds_total", "counter",
@@ -59,7 +62,10 @@ JOB_SECONDS = Measure(
     "imagemill_job_seconds", "histogram", "Seconds from a job's first part to its last outcome",
     ("model", "priority"), SHORT_S,
 )  # fmt: skip
-JOBS = Measure("imagemill_jobs_total", "counter", "Jobs whose last item got its outcome", ("model", "state"))
+JOBS = Measure(
+    "imagemill_jobs_total", "counter", "Jobs whose last item got its outcome", ("model", "state"),
+    from_start=("succeeded", "partial", "failed"),
+)  # fmt: skip
 LEASES_LOST = Measure(
     "imagemill_leases_lost_total", "counter",
     "Shards whose outcomes were dropped because somebody else had them by then", ("model",),
@@ -68,21 +74,24 @@ LEASES_LOST = Measure(
 # ------------------------------------------------------------------ counted by intake, upkeep and whoever serves HTTP
 SUBMITTED = Measure(
     "imagemill_items_submitted_total", "counter", "Items acknowledged, those of a repeated submission included",
-    ("model", "priority"),
+    ("model", "priority"), from_start=("interactive", "bulk"),
 )  # fmt: skip
 REFUSED = Measure(
     "imagemill_submissions_refused_total", "counter",
     "Submissions that were refused, by why: `queue_full` and `quota_exceeded` where too much waits", ("kind",),
+    from_start=("queue_full", "quota_exceeded", "invalid"),
 )  # fmt: skip
 REAPED = Measure(
     "imagemill_shards_reaped_total", "counter",
     "Shards whose lease ran out: `returned` to the queue, `split`, or `failed` for good", ("how",),
+    from_start=("returned", "split", "failed"),
 )  # fmt: skip
 EXPIRED = Measure("imagemill_jobs_expired_total", "counter", "Jobs that ended at their deadline")
 RUNG_AGAIN = Measure("imagemill_bells_rung_again_total", "counter", "Messages sent anew for shards that still waited")
 DECISIONS = Measure(
     "imagemill_trigger_decisions_total", "counter",
     "Looks at whether a model should learn: `fired` or `skipped`", ("model", "decision"),
+    from_start=("fired", "skipped"),
 )  # fmt: skip
 
 # ------------------------------------------------------------------ read when somebody asks

@@ -20,9 +20,10 @@ from worker.acknowledging import LettingGo
 
 log = logging.getLogger(__name__)
 
-#: Remote commands that are answered: what Flower asks. Orders (shutdown, revoke, pool_restart ...) are not taken.
+#: Remote commands that are answered: what Flower asks, and `heartbeat`, by which it learns who is there. Orders
+#: (shutdown, revoke, pool_restart ...) are not taken.
 ANSWERED = frozenset({
-    "ping", "stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf",
+    "ping", "stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf", "heartbeat",
 })  # fmt: skip
 
 #: In a key, between a queue's name and a priority above none.

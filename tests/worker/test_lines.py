@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.worker import builders
 from worker import lines, serving
+from worker.cli import stack
 
 Sessions = sessionmaker[Session]
 #: what a signed reference holds, and nobody may read in a log
@@ -95,3 +96,11 @@ def test_whatever_the_message_holds_it_stays_one_line_of_json(log: tuple[str, io
         [line] = read(out)
         assert line["message"] == 'a "quoted"\nmessage'
         assert "ValueError: invalid literal" in str(line["exception"])
+
+
+@pytest.mark.parametrize("form", [lines.Json("intake"), lines.Text()], ids=["json", "text"])
+def test_up_finds_what_a_part_complained_of_in_either_form(form: logging.Formatter, tmp_path: Path) -> None:
+    file = tmp_path / "intake.log"
+    record = logging.LogRecord("worker.runtime", logging.ERROR, "", 0, "the schema is old", (), None)
+    file.write_text(f"7\n{form.format(record)}\n" + '{"cut off')
+    assert stack._complaint(file).endswith("worker.runtime: the schema is old")

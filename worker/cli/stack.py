@@ -3,6 +3,7 @@
 Knows nothing of its insides.
 """
 
+import json
 import os
 import secrets
 import signal
@@ -158,8 +159,19 @@ def _answers(client: Client) -> bool:
 def _complaint(log: Path) -> str:
     """Find what a part said before it ended."""
     lines = log.read_text(errors="replace").strip().splitlines()
-    complaints = [line for line in lines if " ERROR " in line or line.startswith("imagemill: ")]
+    complaints = [line for line in map(_read, lines) if " ERROR " in line or line.startswith("imagemill: ")]
     return complaints[-1].removeprefix("imagemill: ") if complaints else f"see {log}"
+
+
+def _read(line: str) -> str:
+    """Give a line of the log as text, whichever form it was written in."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(told, dict) or not {"time", "level", "logger", "message"} <= told.keys():
+        return line
+    return f"{told['time']} {told['level']} {told['logger']}: {told['message']}"
 
 
 def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:

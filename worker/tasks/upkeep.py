@@ -53,7 +53,7 @@ def sweep() -> None:
     app = current_app._get_current_object()
     with session.transaction(_sessions[0]) as transaction:
         # A tick that arrives is beat's sign of life; who sent it, and from where, the message does not say.
-        workers.beat(transaction, heartbeat.row("beat", name="beat", host="", pid=0))
+        workers.beat(transaction, heartbeat.row("beat", name="beat", host="", pid=0, readings=None))
     num_ringing = partial(bell.num_ringing, app)
     swept = relay.sweep(_sessions[0], _rings[0], num_ringing, max_attempts=read_settings().max_attempts)
     swept.count(_meters[0])
