@@ -53,7 +53,12 @@ def served(database_url: str, home: Path, redis_url: str) -> Iterator[Served]:
 
 @pytest.fixture
 def version(served: Served) -> registry.Version:
-    """The version `cats:1`, which serves and which nobody here loads."""
+    """The version `cats:1`, which serves."""
+    return make_version(served)
+
+
+def make_version(served: Served) -> registry.Version:
+    """Let `cats:1` serve, which nobody here loads."""
     with session.transaction(served.sessions) as transaction:
         made = registry.register(transaction, rows.new_version(num_classes=2))
         registry.promote(transaction, "cats", made.id, seen_epoch=0, who="ada", reason="")

@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import func, select
 
 from db import leases, models, session
-from tests import builders
+from tests import builders, servers
 from tests.db import builders as rows
+from tests.http.conftest import make_version, serve
 from tests.http.forms import HEADERS, form
 from worker.messages import local_path
+from worker.settings import Settings
 from worker.web import limits
 
 PNG = builders.png_bytes(size=(8, 8), seed=1)
@@ -112,6 +114,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("body", "expected", "sentence"), BAD.values(), ids=BAD.keys())
 def test_what_is_wrong_is_said_precisely_and_nothing_is_recorded(served, calls, body, expected, sentence):
     headers = {"Content_Type": "application/json"} if isinstance(body, bytes) else {}
@@ -164,6 +167,34 @@ def test_a_job_is_cancelled_and_tried_again(served, calls):
     assert calls.post(f"/v1/jobs/{job_id}/cancel").json["status"] == "cancelled"
     assert calls.post(f"/v1/jobs/{job_id}/retry").json["status"] == "running"
     assert served.calls("label").post(f"/v1/jobs/{job_id}/retry").problem() == (403, "scope_missing")
+
+
+def test_a_full_queue_is_429_with_when_to_come_again_and_a_job_above_it_413(home, database_url, redis_url):
+    settings = Settings(home=home, broker_url=redis_url, database_url=database_url, max_caller_items=10).resolved()
+    for served in serve(settings):
+        make_version(served)
+        calls = served.calls("submit")
+        wanted = {"model": "cats", "items": [f"/{n}" for n in range(8)]}
+        assert calls.post("/v1/jobs", wanted).status == 202
+        full = calls.post("/v1/jobs", wanted)
+        assert full.problem() == (429, "quota_exceeded")
+        assert (full.headers["retry-after"], full.json["retry_after_s"]) == ("60", 60.0)
+        assert full.json["detail"].startswith("Caller 'shop' has 8 items waiting of 10")
+        assert served.calls("submit", name="printer").post("/v1/jobs", wanted).status == 202
+        above = calls.post("/v1/jobs", {**wanted, "items": [f"/{n}" for n in range(11)]})
+        assert (above.problem(), "retry-after" in above.headers) == ((413, "quota_exceeded"), False)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_jobs_are_accepted_while_the_broker_is_away_and_labels_are_told_so(home, database_url):
+    away = f"redis://127.0.0.1:{servers.free_port()}/0"
+    for served in serve(Settings(home=home, broker_url=away, database_url=database_url).resolved()):
+        make_version(served)
+        calls = served.calls("submit", "label")
+        assert calls.post("/v1/jobs", {"model": "cats", "items": ["/1"]}).json["status"] == "accepted"
+        told = calls.post("/v1/labels", {"labels": [{"label": "cat", "reference": "/1"}]})
+        assert told.problem() == (503, "broker_unreachable")
+        assert "127.0.0.1" not in told.body.decode()
 
 
 @pytest.fixture

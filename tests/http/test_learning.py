@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from db import models, session
+from db import models, registry, session
 from pipeline import seals
 from tests import builders
+from tests.db import builders as rows
 from tests.worker.test_label_studio import annotation, choice, payload, task
 from worker.messages import local_path
+from worker.web import proofs
 
 LINES = {"Content_Type": "application/jsonl"}
 
@@ -112,29 +114,26 @@ def test_a_run_is_asked_for_shown_listed_and_cancelled(mill, operator, teacher):
     assert operator.get("/v1/runs/99999").problem() == (404, "unknown_run")
 
 
-def test_a_version_is_promoted_once_it_has_proved_whole_and_taken_back(mill, operator, teacher):
+def test_a_version_is_promoted_once_it_has_proved_whole_and_taken_back(mill, operator, teacher, monkeypatch):
     assert [one["id"] for one in teacher.get("/v1/models/tiny/versions").json["data"]] == ["tiny:2", "tiny:1"]
     back = operator.post("/v1/models/tiny/rollback", {"reason": "worse on cats"})
     assert (back.status, back.json["serving"]) == (200, "tiny:1")
     last = teacher.get("/v1/models/tiny/history").json["data"][-1]
     assert (last["kind"], last["who"], last["reason"]) == ("rollback", "boss", "worse on cats")
     assert operator.post("/v1/models/tiny/rollback", {}).problem() == (409, "nothing_to_roll_back")
-    [second] = [one for one in teacher.get("/v1/models/tiny/versions").json["data"] if one["id"] == "tiny:2"]
-    weights = next(Path(local_path(mill.settings.store)).rglob(f"*{second['sha256'][:8]}*")) / seals.WEIGHTS
+    with session.reading(mill.sessions) as reading:
+        weights = Path(local_path(registry.version(reading, "tiny:2").reference)) / seals.WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     assert operator.post("/v1/models/tiny/promote", {"version": "tiny:2"}).problem() == (409, "checkpoint_broken")
     weights.write_bytes(whole)
+    monkeypatch.setattr(proofs, "verify", lambda *_: None)  # a third proof would cost seconds and tell nothing new
     assert operator.post("/v1/models/tiny/promote", {"version": "tiny:2"}).json["serving"] == "tiny:2"
     assert operator.post("/v1/models/tiny/promote", {"version": "cats:2"}).problem() == (404, "unknown_version")
     assert teacher.post("/v1/models/tiny/promote", {"version": "tiny:1"}).problem() == (403, "scope_missing")
 
 
 def test_the_gates_refusal_is_a_conflict_that_force_and_a_reason_override(mill, operator, monkeypatch):
-    from db import registry
-    from tests.db import builders as rows
-    from worker.web import proofs
-
     monkeypatch.setattr(proofs, "verify", lambda *_: None)  # it has no checkpoint
     with session.transaction(mill.sessions) as transaction:
         first = registry.register(transaction, rows.new_version("gated", source="import"))

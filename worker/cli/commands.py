@@ -35,6 +35,7 @@ WRONG_USAGE = (
     db_errors.UnknownVersion,
     db_errors.UnknownClass,
     db_errors.UnknownRun,
+    db_errors.UnknownKey,
     worker_errors.PlaybookInvalid,
     worker_errors.BackupRefused,
     worker_errors.NothingToStartFrom,

@@ -1,5 +1,6 @@
 """Takes a key's name or number. Gives keys for HTTP: made, listed, revoked. Knows nothing of HTTP."""
 
+import re
 from argparse import Namespace
 
 from db import keys, session
@@ -8,11 +9,13 @@ from worker.cli import output
 from worker.settings import Settings
 
 DAY_S = 86400.0
+#: Of a caller; without a colon, which parts it from its idempotency keys in the ledger.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
 
 def add(asked: Namespace, settings: Settings) -> int:
     """Make a key and show it, this once."""
-    name, secret = forms.text({"NAME": asked.name}, "NAME", most=200), keys.draw()
+    name, secret = forms.match({"NAME": asked.name}, "NAME", NAME, default=""), keys.draw()
     expires_in_s = None if asked.expires_days is None else asked.expires_days * DAY_S
     with runtime.ledger(settings) as sessions, session.transaction(sessions) as transaction:
         made = keys.add(transaction, secret, name=name, scopes=asked.scope, expires_in_s=expires_in_s)
