@@ -114,6 +114,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("body", "expected", "sentence"), BAD.values(), ids=BAD.keys())
 def test_what_is_wrong_is_said_precisely_and_nothing_is_recorded(served, calls, body, expected, sentence):
     headers = {"Content_Type": "application/json"} if isinstance(body, bytes) else {}
