@@ -352,7 +352,7 @@ LATER_COLUMNS = {"jobs": "traceparent"}
 
 
 def rewritten(house: House, file: Path, revision: str, *, without: str = "") -> Path:
-    """Write the archive again as another revision would have, perhaps without a column of `outcomes`."""
+    """Write the archive again as another revision would have: an older one lacks a column of `outcomes`, and tables."""
     with archives.reading(house.file) as archive:
         manifest = Manifest(revision=revision, store=archive.manifest.store, created_at_s=0.0)
         with archives.writing(file, manifest) as writer:
