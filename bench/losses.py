@@ -1,8 +1,9 @@
 """Takes a seed. Gives what 20 kills of a worker under load cost imagemill and its peers: jobs lost, and done twice.
 
 One loop for all: send some jobs, SIGKILL one of two workers when a random number of them is done, start it again; in
-the end wait until nothing more is recorded. `python -m bench.losses --json FILE`; a file that is there keeps the rows
-of queues that are not asked for.
+the end wait until nothing more is recorded. `python -m bench.losses --json losses.json`; a file that is there keeps the
+rows of queues that are not asked for, and all rows go into docs/reliability.md. No kill waits for more than `START_S`
+and `STALL_S`, nor the end for more than `--patience-s` without a new record: a queue takes some 5 minutes, 26 at most.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import queues, rows
 from bench.peers import environments
 from bench.queues import PEERS, Queue, Seen
+from bench.report import write_between
 from worker.cli import output
 
 QUEUES = ("imagemill", *PEERS)
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+BEGINS, ENDS = "<!-- written by bench.losses: begins -->", "<!-- written by bench.losses: ends -->"
 #: seconds a worker may take to start
 START_S = 60.0
 #: seconds that a few jobs may take until some of them are recorded; then the kill comes all the same
@@ -68,6 +72,7 @@ def main() -> int:
     if asked.json:
         told = {"machine": rows.machine(), "seed": asked.seed, "rows": [_as_json(row) for row in [*kept, *found]]}
         asked.json.write_text(json.dumps(told, indent=2))
+        write_between(asked.page, BEGINS, ENDS, table([*kept, *found]))
     return 0
 
 
@@ -81,7 +86,8 @@ def _arguments() -> argparse.Namespace:
         "--patience-s", type=float, default=PATIENCE_S, help="without a new record, after which a job counts as lost"
     )
     parser.add_argument("--environments", type=Path, default=environments.CACHE, metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the rows, and write the page's table")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table stands")
     return parser.parse_args()
 
 
@@ -154,6 +160,17 @@ def _kept(file: Path | None, measured: set[str]) -> list[Row]:
     fields = Row.__dataclass_fields__
     found = [{name: value for name, value in row.items() if name in fields} for row in told]
     return [Row(**row) for row in found if row["queue"].split()[0] not in measured]
+
+
+def table(found: Sequence[Row]) -> Iterator[str]:
+    """Give the lines of the page's table."""
+    yield "\n| queue | kills | submitted | recorded | lost | executed again | recorded again | recovery p50, most |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in sorted(found, key=lambda row: row.queue):
+        recovery = f"{statistics.median(row.recovery_s):.1f} s, {max(row.recovery_s):.1f} s"
+        counts = (row.kills, row.submitted, row.recorded, row.lost, row.executed_again, row.recorded_again)
+        yield f"| {row.queue} | {' | '.join(f'{count:,}' for count in counts)} | {recovery} |"
+    yield ""
 
 
 def _show(found: Sequence[Row]) -> None:

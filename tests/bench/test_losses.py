@@ -43,6 +43,14 @@ def test_a_file_keeps_the_rows_of_queues_that_were_not_measured_now(tmp_path):
     assert losses._kept(file, {"told"}) == []
 
 
+def test_the_page_has_a_place_for_the_table_and_a_row_says_it_all():
+    page = losses.PAGE.read_text()
+    assert (page.count(losses.BEGINS), page.count(losses.ENDS)) == (1, 1)
+    seen = queues.Seen(sent={"a": 1.0, "b": 2.0}, begun=Counter(a=2), recorded={"a": [3.5]})
+    *_, row, _ = losses.table([losses._row(Told(), seen, [2.0])])
+    assert row == "| told 1.0 | 1 | 2 | 1 | 1 | 1 | 0 | 1.5 s, 1.5 s |"
+
+
 def test_many_processes_write_one_notebook_in_whole_lines(tmp_path):
     code = "from bench.peers import notebook; [notebook.note('begun', f'{n:036}') for n in range(500)]"
     environ = {**os.environ, notebook.NOTEBOOK: str(tmp_path / "notebook")}

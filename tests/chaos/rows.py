@@ -5,8 +5,10 @@ Knows nothing of faults. The verdict is that of Jepsen's total-queue, taken afte
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 #: file to which every row is added as a line of JSON, if it is set: `make chaos` sets it
 JSON = os.environ.get("IMAGEMILL_TEST_CHAOS_JSON")
@@ -36,6 +38,18 @@ class Row:
     recovery_s: tuple[float, ...] = ()
     #: what else the row promises, as it was seen
     note: str = ""
+
+    @classmethod
+    def of(cls, positions: Counter[int], num_submitted: int, **facts: Any) -> "Row":
+        """Fill a row from how often each position of one job was recorded; all that were submitted have one."""
+        expected = set(range(num_submitted))
+        return cls(
+            submitted=num_submitted,
+            recorded=len(positions.keys() & expected),
+            unexpected=facts.pop("unexpected", len(positions.keys() - expected)),
+            duplicates=positions.total() - len(positions),
+            **facts,
+        )
 
     @property
     def lost(self) -> int:

@@ -85,14 +85,12 @@ def test_thirty_bad_inputs_cost_a_hundred_good_ones_nothing(world: World) -> Non
     results = {result.reference: result for result in mill.client.results(job.job_id)}
     positions = mill.positions(job.job_id)
     rows.check(
-        rows.Row(
+        rows.Row.of(
+            positions,
+            len(mixed),
             number="25",
             fault="30 bad inputs among 100 good ones",
             database="sqlite",
-            submitted=len(mixed),
-            recorded=len(positions),
-            unexpected=len(positions.keys() - set(range(len(mixed)))),
-            duplicates=positions.total() - len(positions),
             note=f"{status.num_succeeded} labels, {status.num_failed} reasons, "
             f"canary hits {world.canary.num_hits}, worker's memory +{grown_mb:.0f} MB at most",
         )

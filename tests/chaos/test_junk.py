@@ -157,20 +157,20 @@ def test_junk_in_every_queue_is_dropped_runs_no_code_and_costs_no_worker_and_no_
 
     receipt = mill.client.submit(mill.write_images(NUM_GOOD, prefix="good"), model="tiny")
     status = mill.client.wait(receipt.job_id, timeout_s=60.0)
+    assert status.num_succeeded == NUM_GOOD
     assert processes(mill) == before, "no worker and no child has ended"
     assert not canary.exists()
     assert "SystemExit" not in logs(mill)
     assert len(logs(mill)) < 2**20, "what was dropped is not in the log"
     positions = mill.positions(receipt.job_id)
     rows.check(
-        rows.Row(
-            number="24",
+        rows.Row.of(
+            positions,
+            NUM_GOOD,
+            number="junk",
             fault=f"junk in every queue: {len(malformed(canary)) + len(FORGED)} pieces each",
             database="postgresql",
-            submitted=NUM_GOOD,
-            recorded=status.num_succeeded,
             unexpected=num_outcomes(mill) - len(positions),
-            duplicates=positions.total() - len(positions),
             note="no code run, no process ended",
         )
     )
