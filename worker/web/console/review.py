@@ -23,6 +23,7 @@ from db.outcomes import Recorded
 from db.proposals import Proposal
 from worker.client import ClientError
 from worker.learning_messages import LabelledImage, LabelsReceipt
+from worker.messages import MessageInvalid
 from worker.web.callers import Caller, Owned
 from worker.web.console import rendering, routing
 from worker.web.console.routing import By, Problem
@@ -118,8 +119,9 @@ async def labelled(
     ask = partial(house.client.label_items, [image], model=model)
     try:
         receipt: LabelsReceipt = await to_thread.run_sync(ask, limiter=house.slow_threads)
-    except ClientError as wrong:
-        return await run_in_threadpool(_page, house, visitor, model, of, at=item, refused=str(wrong))
+    except (ClientError, MessageInvalid) as wrong:
+        refused = routing.sentence(wrong)
+        return await run_in_threadpool(_page, house, visitor, model, of, at=item, refused=refused)
     if receipt.refused:
         refused = f"“{said}” was not recorded. {receipt.refused[0].message}"
         return await run_in_threadpool(_page, house, visitor, model, of, at=item, refused=refused)

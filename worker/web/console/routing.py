@@ -13,7 +13,8 @@ from fastapi.routing import APIRoute
 from starlette.responses import RedirectResponse, Response
 
 from db import errors as db_errors
-from worker.client import ClientError, Refused
+from worker.client import BrokerUnreachable, ClientError, Refused
+from worker.messages import MessageInvalid
 from worker.web import callers
 from worker.web.callers import Caller, Need
 from worker.web.console import rendering
@@ -59,7 +60,7 @@ class Route(APIRoute):
                 status = _status(wrong)
                 if status is None:
                     raise
-                return problem(request, status, _sentence(wrong))
+                return problem(request, status, sentence(wrong))
 
         return told
 
@@ -101,6 +102,18 @@ def problem(request: Request, status: HTTPStatus, sentence: str) -> Response:
     )
 
 
+def sentence(wrong: Exception) -> str:
+    """Say what went wrong, to somebody whom our addresses do not concern."""
+    if isinstance(wrong, RequestValidationError):
+        first = wrong.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}."
+    if isinstance(wrong, db_errors.LedgerUnreachable):
+        return "The ledger cannot be reached. Try again in a moment."
+    if isinstance(wrong, BrokerUnreachable):
+        return "The queue does not answer. Try again in a moment."
+    return str(wrong) or str(type(wrong).__doc__)
+
+
 def went(*parts: object, **query: object) -> Response:
     """Send the browser on to another page, after something was done."""
     return RedirectResponse(rendering.link(*parts, **query), HTTPStatus.SEE_OTHER)
@@ -119,16 +132,9 @@ def _status(wrong: Exception) -> HTTPStatus | None:
     for kinds, status in (
         (MISSING, HTTPStatus.NOT_FOUND),
         (REFUSED, HTTPStatus.CONFLICT),
-        ((RequestValidationError, ValueError), HTTPStatus.BAD_REQUEST),
+        ((RequestValidationError, MessageInvalid), HTTPStatus.BAD_REQUEST),
         ((db_errors.LedgerError, ClientError, Busy), HTTPStatus.SERVICE_UNAVAILABLE),
     ):
         if isinstance(wrong, kinds):
             return status
     return wrong.status if isinstance(wrong, Problem) else None
-
-
-def _sentence(wrong: Exception) -> str:
-    if isinstance(wrong, RequestValidationError):
-        first = wrong.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}."
-    return str(wrong) or str(type(wrong).__doc__)
