@@ -42,6 +42,7 @@ def up(asked: Namespace, settings: Settings) -> int:
     _refuse_missing(settings.allowed_roots)
     if not asked.no_flower:
         _refuse_taken(settings.flower_port, "Flower", "FLOWER_PORT, or give --no-flower")
+        settings = replace(settings, flower_url=settings.flower_url or f"http://127.0.0.1:{settings.flower_port}")
     if not asked.no_http:
         _refuse_taken(settings.http_port, "HTTP", "HTTP_PORT, or give --no-http")
     console = output.console()
