@@ -146,10 +146,10 @@ def test_a_part_is_full_by_count_or_by_size() -> None:
     header = messages.Submission(job_id="", items=(), num_items=4)
     large = messages.MAX_PART_BYTES * 3 // 4 // 2 - 64
     items = [messages.Item(inline=bytes(size)) for size in (large, large, large, 1)]
-    parts = list(client._parts(header, lambda: iter(items)))
+    parts = list(client.parts(header, lambda: iter(items)))
     assert [(part.first_position, len(part.items)) for part in parts] == [(0, 2), (2, 2)]
     many = [messages.Item(reference="s3://b/1.jpg")] * (messages.MAX_PART_ITEMS + 1)
-    assert [len(part.items) for part in client._parts(header, lambda: iter(many))] == [messages.MAX_PART_ITEMS, 1]
+    assert [len(part.items) for part in client.parts(header, lambda: iter(many))] == [messages.MAX_PART_ITEMS, 1]
 
 
 def test_a_job_of_100_000_items_never_fills_redis_however_far_behind_intake_is(redis_url: str) -> None:

@@ -170,7 +170,7 @@ def test_a_long_manifest_takes_constant_memory(tmp_path: Path) -> None:
     try:
         num_checked = manifests.check(source)
         header = Submission(job_id="", items=(), num_items=num_checked)
-        sizes = [len(part.items) for part in client._parts(header, source)]
+        sizes = [len(part.items) for part in client.parts(header, source)]
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
