@@ -189,7 +189,8 @@ def _say_up(asked: Namespace, settings: Settings, stack: Stack) -> None:
         facts["flower"] = f"http://127.0.0.1:{settings.flower_port} (user {user}, password {password})"
     if not asked.no_http:
         key = settings.home / KEY
-        facts["http"] = f"http://127.0.0.1:{settings.http_port} (pages at /console, API at /docs{f', key in {key}' if key.exists() else ''})"
+        opens = f", key in {key}" if key.exists() else ""
+        facts["http"] = f"http://127.0.0.1:{settings.http_port} (pages at /console, API at /docs{opens})"
     if asked.json:
         output.as_json(facts)
         return
