@@ -293,8 +293,6 @@ class Wanted(BaseModel):
 
 #: What databases do not store.
 NO_NUL = r"^[^\x00]*$"
-#: One line, as Python calls a text printable, with a letter in it that is no space.
-PRINTABLE = r"^ *[^\p{C}\p{Z}]([^\p{C}\p{Z}]| )*$"
 #: Text that any database stores.
 Text = Annotated[str, Field(min_length=1, max_length=messages.MAX_TEXT, pattern=NO_NUL)]
 Name = Annotated[str, Field(pattern=rf"^{messages.MODEL_NAME.pattern}$")]
@@ -314,6 +312,20 @@ Reference = Annotated[
     WithJsonSchema(
         {"type": "string", "maxLength": messages.MAX_TEXT, "pattern": REFERENCE, "examples": ["/images/1.jpg"]}
     ),
+]
+
+
+def _is_line(text: str) -> str:
+    if not 0 < len(text) <= learning_messages.MAX_NAME or not text.isprintable() or text.isspace():
+        raise PydanticCustomError("line", "give one line of 1 to 200 printable characters")
+    return text
+
+
+#: One line that can be read. No pattern says what Python calls printable, so that it is a format of its own.
+Line = Annotated[
+    str,
+    AfterValidator(_is_line),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": learning_messages.MAX_NAME, "format": "line"}),
 ]
 VersionName = Annotated[str, Field(pattern=rf"^({messages.VERSION_NAME.pattern})$")]
 Base64 = Annotated[str, Field(min_length=4, pattern=r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$")]
@@ -394,7 +406,7 @@ class LabelledItem(Wanted):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["reference"]}, {"required": ["bytes"]}]})
 
-    label: Annotated[str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=PRINTABLE)]
+    label: Line
     reference: Reference = _absent("Where intake and the workers find it")
     bytes: Base64 = _absent("A small image itself, as base64")
     who: Annotated[str, Field(min_length=1, max_length=learning_messages.MAX_NAME, pattern=NO_NUL)] = _absent(

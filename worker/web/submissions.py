@@ -133,26 +133,23 @@ def from_lines(file: Path) -> manifests.Source:
 
 
 def from_files(house: House, files: Sequence[UploadedFile]) -> manifests.Source:
-    """Keep the files of a form where images inside messages are kept, each once. Raises `RequestRefused`."""
+    """Keep the files of a form where images inside messages are kept, each once. Raises `RequestRefused`.
+
+    A file's name is its key; one whose name another has before it is told apart by its position alone.
+    """
+    most = house.settings.max_image_bytes
     for file in files:
-        _refuse_size(file, house.settings.max_image_bytes)
-    items = [_kept(house, file) for file in files]
+        if (file.size or 0) > most:
+            said = f"The file {(file.filename or '')[:200]!r} has {file.size:,} bytes; an image has at most {most:,}."
+            raise RequestRefused(413, "too_large", said)
+    names: set[str] = set()
+    items = []
+    for file in files:
+        reference = inline.keep(file.file.read(), house.settings.inline_store, max_bytes=most)
+        name = forms.text_or_none({"a file's name": file.filename or None}, "a file's name")
+        items.append(Item(reference=reference, key=None if name in names else name))
+        names.update({name} if name else ())
     return lambda: iter(items)
-
-
-def _kept(house: House, file: UploadedFile) -> Item:
-    settings = house.settings
-    reference = inline.keep(file.file.read(), settings.inline_store, max_bytes=settings.max_image_bytes)
-    name = file.filename
-    return Item(reference=reference, key=forms.text_or_none({"a file's name": name or None}, "a file's name"))
-
-
-def _refuse_size(file: UploadedFile, most: int) -> None:
-    if not file.size:
-        raise RequestRefused(422, "invalid", f"The file {(file.filename or '')[:200]!r} is empty.")
-    if file.size > most:
-        said = f"The file {(file.filename or '')[:200]!r} has {file.size:,} bytes; an image has at most {most:,}."
-        raise RequestRefused(413, "too_large", said)
 
 
 def _item(given: str | shapes.Item) -> Item:

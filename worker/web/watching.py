@@ -6,7 +6,7 @@ Knows nothing of HTTP. However many wait, the ledger is asked as often: once for
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -54,6 +54,10 @@ class Watch:
                 del self._followers[job_id]
                 self._seen.pop(job_id, None)
 
+    def _marks(self, job_id: uuid.UUID) -> tuple[object, ...] | None:
+        job = self._seen.get(job_id)
+        return None if job is None else (job.state, job.num_succeeded, job.num_failed)
+
     async def _run(self) -> None:
         try:
             while self._followers:
@@ -63,7 +67,9 @@ class Watch:
 
     async def _look(self) -> float:
         try:
-            found = await run_in_threadpool(_read, self._sessions, list(self._followers))
+            found = await run_in_threadpool(
+                _changed, self._sessions, {job: self._marks(job) for job in self._followers}
+            )
         except errors.LedgerError as away:
             log.warning("waits for the ledger: %s", away)
             return AWAY_S
@@ -75,9 +81,12 @@ class Watch:
         return EVERY_S
 
 
-def _read(sessions: sessionmaker[Session], job_ids: Sequence[uuid.UUID]) -> list[JobView]:
+def _changed(sessions: sessionmaker[Session], seen: Mapping[uuid.UUID, object]) -> list[JobView]:
+    """Read the jobs that are not as they were seen."""
     with session.reading(sessions) as reading:
-        return jobs.some(reading, job_ids)
+        now = jobs.marks(reading, list(seen))
+        changed = [job_id for job_id, marks in now.items() if marks != seen[job_id]]
+        return jobs.some(reading, changed) if changed else []
 
 
 def _put(place: Newest, job: JobView) -> None:
