@@ -137,9 +137,10 @@ class Site:
             folder.mkdir(exist_ok=True)
         with self.log(service).open("ab") as out:
             environ = self.environment(service)
-            program, *rest = command
+            name, *rest = command
+            program = newest_redis() if name == "redis-server" else shutil.which(name, path=environ["PATH"]) or name
             return subprocess.Popen(
-                [shutil.which(program, path=environ["PATH"]) or program, *(self.here(service, part) for part in rest)],
+                [program, *(self.here(service, part) for part in rest)],
                 env=environ,
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,

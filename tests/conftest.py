@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["IMAGEMILL_TEST_CHAOS_FULL"] = "1"  # read where tests are parametrized
 
 
+@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what takes long to `make chaos`."""
     if not config.getoption("--full"):
