@@ -8,9 +8,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := app,http,monitor,traces,parquet,s3,codec,embedded,docs,test
 
-# Two files of tests at a time, each whole and in order, the slow rings last: most of a system test is waiting.
-TWO_AT_ONCE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
-
 # Threads of a forward pass that wait for each other sleep: where cores are shared, spinning costs ten times the work.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -59,7 +56,7 @@ format: setup ## Let ruff format and fix what it can
 	@$(BIN)/ruff format .
 
 test: setup ## The whole test suite, with its own Redis and databases
-	@$(BIN)/python -m pytest $(TWO_AT_ONCE)
+	@$(BIN)/python -m pytest
 
 test-fast: setup ## The rings that need no Celery worker
 	@$(BIN)/python -m pytest tests/pipeline tests/db tests/worker

@@ -15,8 +15,6 @@ from db import session as database
 from tests import servers
 
 _NUMBERS = count(1)
-#: rings whose `mill` is one for all their files
-SHARE_A_STACK = ("chaos", "http", "system")
 DIALECTS = ("sqlite", "postgresql")
 
 
@@ -31,21 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["IMAGEMILL_TEST_CHAOS_FULL"] = "1"  # read where tests are parametrized
 
 
-@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what takes long to `make chaos`."""
     if not config.getoption("--full"):
         left = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=left)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_together(item)))
-
-
-def _together(item: pytest.Item) -> str:
-    """Name what is to run in one process, in order: a file, or all files of a ring that share a stack."""
-    ring = item.path.parent.name
-    return ring if ring in SHARE_A_STACK and "mill" in item.fixturenames else f"{ring}.{item.path.stem}"
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def _look_through_a_job(mill: Mill, page: Page) -> None:
     expect(shown).to_have_count(9)
     scores = [float(text.split()[0]) for text in shown.all_inner_texts()]
     assert scores == sorted(scores)
-    page.wait_for_function(LOADED)
+    await_until(lambda: page.evaluate(LOADED), "every picture is there")
     page.goto(f"/console/jobs/{job.job_id}?show=errors")
     expect(page.get_by_text("There is no such file.")).to_be_visible()
     # By keys alone: to the image, and back to its job.
