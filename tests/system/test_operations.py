@@ -64,7 +64,18 @@ def test_a_paused_model_accepts_work_says_why_it_waits_and_does_it_when_resumed(
     assert mill.client.wait(job.job_id, timeout_s=PATIENCE_S).state == "succeeded"
 
 
+def await_one(mill: Mill, role: str) -> None:
+    """Wait until the workers that tests before this one killed are held dead."""
+
+    def is_alone() -> bool:
+        with session.reading(mill.sessions) as reading:
+            return len(alive(reading, role)) == 1
+
+    await_until(is_alone, f"one {role} worker is alive")
+
+
 def test_a_drained_worker_finishes_takes_no_more_and_comes_back(mill: Mill, shell: Shell) -> None:
+    await_one(mill, "classify")
     job = mill.client.submit(mill.write_images(200, prefix="drained"), model="tiny")
     waited = shell.run("drain", "--all", "--role", "classify", "--wait", "--timeout", "60", "--json")
     assert waited.code == 0, (waited.out, waited.err)
@@ -90,6 +101,7 @@ def test_a_drained_worker_finishes_takes_no_more_and_comes_back(mill: Mill, shel
 
 
 def test_a_drain_that_takes_too_long_exits_1_and_says_who_is_busy(mill: Mill, shell: Shell) -> None:
+    await_one(mill, "upkeep")
     try:
         told = shell.run("drain", "--all", "--role", "upkeep", "--wait", "--timeout", "0", "--json")
         assert told.code == 1
