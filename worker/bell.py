@@ -3,7 +3,6 @@
 Knows nothing of SQL's or torch's doings; the message names a shard and nothing else.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from celery import Celery
@@ -11,8 +10,7 @@ from celery import Celery
 from db.bells import Bell
 from worker import messages
 from worker.client import BROKER_ERRORS
-
-log = logging.getLogger(__name__)
+from worker.ringing import BellLost
 
 #: Names a version by its id; None where it cannot be told just now.
 NameOf = Callable[[int], str | None]
@@ -61,10 +59,7 @@ def lengths(app: Celery, models: Iterable[str]) -> dict[str, int]:
 def _send(
     app: Celery, task: str, queue: str, kwargs: Mapping[str, object], shown: str, *, expires_s: float | None = None
 ) -> None:
-    """Send a message whose answer nobody waits for; `shown` is its text in Flower.
-
-    What it would say is in the ledger: where Redis is away or full, the sweep rings again, and nothing has failed.
-    """
+    """Send a message whose answer nobody waits for; `shown` is its text in Flower. Raises `BellLost`."""
     try:
         app.send_task(
             task,
@@ -76,4 +71,4 @@ def _send(
             expires=expires_s,
         )
     except BROKER_ERRORS as away:
-        log.warning("no bell for %s, the sweep rings again: %s", shown, away)
+        raise BellLost(f"no bell for {shown}") from away

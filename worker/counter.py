@@ -66,16 +66,15 @@ def take_waiting(app: Celery) -> list[Question]:
     One that is taken counts as acknowledged, as intake's are from the start: whoever asked asks again.
     """
     redis, queue = app.backend.client, f"{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}"
+    read: list[tuple[bytes, Question | None]] = []
     try:
-        taken = redis.rpop(queue, MAX_TAKEN) or ()
-        read = [(raw, _read(raw)) for raw in taken]
+        read = [(raw, _read(raw)) for raw in redis.rpop(queue, MAX_TAKEN) or ()]
         # The oldest is at the right end, and was taken first.
         others = [raw for raw, question in reversed(read) if question is None]
         if others:
             redis.rpush(queue, *others)
     except (RedisError, OSError) as away:
-        log.warning("what waits behind this message waits on: %s", away)
-        return []
+        log.warning("what waits behind this message is asked again: %s", away)
     return [question for _, question in read if question is not None]
 
 

@@ -29,7 +29,7 @@ from db import (
     workers,
 )
 from pipeline import failpoints
-from worker import inline, measures, messages, pausing, receivers, sizing, traces, troubles
+from worker import inline, measures, messages, pausing, receivers, ringing, sizing, traces, troubles
 from worker.messages import Refusal, Reply
 from worker.meter import Meter
 from worker.quotas import Overloaded, Quotas
@@ -196,8 +196,7 @@ def _accept(desk: Desk, small: Sequence[messages.Submission]) -> dict[int, Submi
     except (errors.LedgerError, SQLAlchemyError):
         return {}
     failpoints.reach("after_accept_before_bell")
-    for waits in _full_bells(waiting, desk.full_bell):
-        desk.ring(waits)
+    ringing.ring_all(desk.ring, _full_bells(waiting, desk.full_bell))
     return {id(by_job[waits.job_id]): _accepted(by_job[waits.job_id]) for waits in waiting}
 
 
@@ -244,8 +243,7 @@ def _record(desk: Desk, submission: messages.Submission) -> Reply:
         _keep_callback(desk, transaction, receipt.job_id, submission)
         waiting = bells.take(transaction, receipt.job_id, limit=MAX_BELLS) if receipt.newly_accepted else []
     failpoints.reach("after_accept_before_bell")
-    for bell in waiting:
-        desk.ring(bell)
+    ringing.ring_all(desk.ring, waiting)
     return messages.Receipt(
         job_id=str(receipt.job_id),
         state=receipt.state,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import runs, session
 from pipeline.errors import RecipeInvalid
-from worker import learning_messages, retraining
+from worker import learning_messages, retraining, ringing
 from worker.errors import NothingToStartFrom, PlaybookInvalid
 from worker.intake import refusal_of, refusing
 from worker.learning_messages import LabelsReceipt, Retrain, RunStatus
@@ -60,7 +60,7 @@ def retrain(desk: LearningDesk, wire: object) -> RunStatus | Refusal:
     except (NothingToStartFrom, PlaybookInvalid, RecipeInvalid) as wrong:
         return refusal_of(wrong)
     if run.state == "queued":
-        desk.ring_run(run.id)  # a bell too many finds nothing to claim
+        ringing.ring_all(desk.ring_run, [run.id])  # a bell too many finds nothing to claim
     return status_of(desk.sessions, run.id)
 
 

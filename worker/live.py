@@ -14,7 +14,7 @@ from db import bells, errors, jobs, live_checks, outcomes, registry, session
 from db.live_checks import LiveCheck
 from db.outcomes import Recorded
 from pipeline.errors import PipelineError
-from worker import playbook, replays, sizing, troubles
+from worker import playbook, replays, ringing, sizing, troubles
 from worker.intake import Ring
 from worker.playbook import LivePolicy
 from worker.settings import Settings
@@ -151,8 +151,7 @@ def _replay(
         replays.open_job(transaction, job_id, new, said, len(said), shard_size=shard_size, caller="live check")
         live_checks.note(transaction, check.id, replay_job_id=job_id)
         waiting = bells.take(transaction, job_id, limit=len(said))
-    for bell in waiting:
-        ring(bell)
+    ringing.ring_all(ring, waiting)
     return job_id
 
 

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import bells, session, sweeps
-from worker import measures, messages
+from worker import measures, messages, ringing
 from worker.intake import Ring
 from worker.meter import Meter
 
@@ -72,11 +72,10 @@ def sweep(
     counts = num_ringing({_queue(bell) for bell in again})
     # In this order and each once: `again` holds what never rang, too.
     due = list(dict.fromkeys([*never, *(bell for bell in again if counts[_queue(bell)] == 0)]))
-    for bell in due:
-        ring(bell)
+    rung = ringing.ring_all(ring, due)
     with session.transaction(sessions) as transaction:
-        bells.mark_rung(transaction, [bell.shard_id for bell in due])
-    return Sweep(num_expired=num_expired, reaped=reaped, num_rung=len(due))
+        bells.mark_rung(transaction, [bell.shard_id for bell in rung])
+    return Sweep(num_expired=num_expired, reaped=reaped, num_rung=len(rung))
 
 
 def _queue(bell: bells.Bell) -> str:

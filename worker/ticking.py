@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import counters, errors, labels, outcomes, pauses, registry, runs, session, triggers, windows
 from pipeline.errors import PipelineError
-from worker import measures, meter, pausing, playbook, retraining
+from worker import measures, meter, pausing, playbook, retraining, ringing
 from worker.playbook import Playbook
 from worker.settings import Settings
 from worker.triggers import Decision, Facts, decide
@@ -56,7 +56,7 @@ def tick_model(sessions: sessionmaker[Session], settings: Settings, model: str, 
     _write(sessions, model, decision, facts, run_id)
     if decision.is_fired and run_id is not None:
         log.info("%s is retrained as run %s: %s", model, run_id, decision.reason)
-        ring(run_id)
+        ringing.ring_all(ring, [run_id])
     return decision
 
 
@@ -66,9 +66,7 @@ def sweep_runs(sessions: sessionmaker[Session], ring: RingRun) -> int:
         runs.give_up(transaction, MAX_ATTEMPTS)
         due = runs.due(transaction, older_than_s=RING_AGAIN_S)
         runs.mark_rung(transaction, due)
-    for run_id in due:
-        ring(run_id)
-    return len(due)
+    return len(ringing.ring_all(ring, due))
 
 
 def facts_of(reading: Session, known: Playbook) -> Facts:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import bells, jobs, leases, models, registry, session
 from tests.db import builders as rows
 from tests.worker import builders
-from worker import messages, relay
+from worker import messages, relay, ringing
 
 Sessions = sessionmaker[Session]
 NINE = [f"s3://photos/{n}.jpg" for n in range(9)]
@@ -56,6 +56,21 @@ def claim_first(sessions: Sessions, *, lease_s: float) -> leases.Claim:
     waiting = next(shard.id for shard in builders.shards(sessions) if shard.state == "waiting")
     with session.transaction(sessions) as transaction:
         return leases.claim(transaction, waiting, owner="ada", lease_s=lease_s)
+
+
+def test_a_sweep_that_redis_leaves_halfway_rings_for_the_rest_the_next_time(sessions: Sessions, tmp_path: Path) -> None:
+    builders.submit(builders.desk(sessions, tmp_path), NINE)
+    rung_long_ago(sessions)
+    first, later = Belfry(), Belfry()
+
+    def ring_once(bell: bells.Bell) -> None:
+        if first.rung:
+            raise ringing.BellLost("no bell")
+        first.ring(bell)
+
+    halfway = relay.sweep(sessions, ring_once, first.num_ringing, max_attempts=3)
+    assert (halfway.num_rung, sweep(sessions, later).num_rung) == (1, 2)
+    assert sorted(first.rung + later.rung) == ids(sessions)
 
 
 @pytest.mark.parametrize(("num_waiting", "num_rung"), [(0, 3), (1, 0)], ids=["empty queue", "queue with bells"])

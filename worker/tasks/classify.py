@@ -6,7 +6,7 @@ from typing import Any
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import lines, logs, messages, runtime, stopping
+from worker import lines, logs, messages, ringing, runtime, stopping
 from worker.settings import read_settings
 
 logs.take_over("classify")
@@ -60,5 +60,4 @@ def _classify(shard: int) -> None:
         # Celery 5.7 ends the whole worker on a task's MemoryError, and the message comes back to kill the next.
         raise HostMemoryExhausted(f"shard {shard}") from None
     log.info("shard %s: %s", shard, tally)
-    for left in tally.left:
-        _serving[0].ring(left)
+    ringing.ring_all(_serving[0].ring, tally.left)

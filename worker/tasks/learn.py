@@ -5,12 +5,13 @@ ledger, not the message, is what somebody else takes over.
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from celery import current_app, shared_task, signals
 
 from db.errors import LedgerError
-from worker import bell, learning_messages, lines, logs, messages, runtime, stopping
+from worker import bell, learning_messages, lines, logs, messages, ringing, runtime, stopping
 from worker.learner import Learner
 from worker.settings import read_settings
 
@@ -58,7 +59,7 @@ def _learn(run: int) -> None:
     log.info("run %s: %s", run, told)
     if stopping.is_stopping():
         # Whoever else learns goes on at once, not with the next sweep; a bell too many finds nothing to claim.
-        bell.ring_run(current_app._get_current_object(), run)
+        ringing.ring_all(partial(bell.ring_run, current_app._get_current_object()), [run])
 
 
 @shared_task(name=messages.WATCH_DRIFT, acks_late=False, ignore_result=True, max_retries=0)

@@ -7,7 +7,7 @@ from celery import current_app, shared_task, signals
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import session, workers
-from worker import bell, callbacks, heartbeat, intake, live, logs, messages, pruning, relay, runtime, ticking
+from worker import bell, callbacks, heartbeat, intake, live, logs, messages, pruning, relay, ringing, runtime, ticking
 from worker.meter import Meter
 from worker.settings import read_settings
 
@@ -68,8 +68,7 @@ def tick() -> None:
     settings = read_settings()
     ticking.tick(_sessions[0], settings, partial(bell.ring_run, app))
     live.tend(_sessions[0], settings, _rings[0])
-    for model in ticking.models_to_watch(_sessions[0], settings):
-        bell.ring_drift(app, model)
+    ringing.ring_all(partial(bell.ring_drift, app), ticking.models_to_watch(_sessions[0], settings))
 
 
 @shared_task(name=messages.PRUNE, acks_late=False, ignore_result=True)

@@ -25,8 +25,6 @@ from worker.web.problems import RequestRefused
 
 #: Seconds in each unit of a completion window.
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-#: Items in one message, above which a job is a large one.
-SMALL = 1000
 #: What a caller may send as `Idempotency-Key`: 1 to 255 printable ASCII characters, in quotes or without.
 Key = Annotated[
     str | None,
@@ -100,10 +98,9 @@ def read_span(header: str | None) -> str | None:
 async def place(house: House, order: Order, source: manifests.Source, num_items: int) -> Placed:
     """Record a job and give it back once the ledger has it all. Raises `RequestRefused`."""
     header = order.header(num_items)
-    if num_items <= SMALL:
-        parts = list(client.parts(header, source))
-    if num_items <= SMALL and len(parts) == 1:
-        reply = await house.gathering.submit(parts[0].as_json())
+    first = next(client.parts(header, source))
+    if len(first.items) == num_items:
+        reply = await house.gathering.submit(first.as_json())
     else:
         reply = await to_thread.run_sync(_send_all, house, header, source, limiter=house.slow_threads)
     receipt = problems.opened(reply)
