@@ -28,6 +28,7 @@ from .messages import (
     INTAKE_QUEUE,
     INTERACTIVE,
     LABELS,
+    MAX_PAGE_ITEMS,
     MAX_PART_BYTES,
     MAX_PART_ITEMS,
     RESULTS,
@@ -55,8 +56,6 @@ RESEND_LABELS_S = 30.0
 PART_LABELS = 100
 #: Parts on their way at once.
 PARTS_AHEAD = 8
-#: Outcomes asked for in one message.
-PAGE_ITEMS = 1000
 #: Seconds between two looks for an answer: at first, and at most.
 ANSWER_POLL_S = (0.001, 0.025)
 #: Seconds between two looks at a job's progress: at first, and at most.
@@ -335,9 +334,9 @@ class Client:
     def _results(self, job_id: str, give_up_s: float) -> Iterator[Result]:
         after = -1
         while True:
-            page = self._ask(RESULTS, {"job_id": job_id, "after": after, "limit": PAGE_ITEMS}, give_up_s)
+            page = self._ask(RESULTS, {"job_id": job_id, "after": after, "limit": MAX_PAGE_ITEMS}, give_up_s)
             yield from (parse_result(wire) for wire in page)
-            if len(page) < PAGE_ITEMS:
+            if len(page) < MAX_PAGE_ITEMS:
                 return
             after = page[-1]["position"]
 

@@ -116,7 +116,7 @@ def _look(desk: intake.Desk, question: Question) -> Served:
     if question.task == messages.STATUS:
         return Served(question=question, reply=intake.status(desk, job_id))
     if question.task == messages.RESULTS:
-        after, limit = fields.get("after", -1), fields.get("limit", intake.MAX_PAGE_ITEMS)
+        after, limit = fields.get("after", -1), fields.get("limit", messages.MAX_PAGE_ITEMS)
         return Served(question=question, reply=intake.results(desk, job_id, after=after, limit=limit))
     reply = intake.cancel(desk, job_id)
     if isinstance(reply, messages.JobStatus) and reply.is_final:

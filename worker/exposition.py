@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import counters, errors, jobs, live_checks, registry, runs, session, unfinished, windows, workers
 from worker import measures, sizing
 from worker.measures import Measure
-from worker.meter import BOUND, COLUMN, SUM, Key, key
+from worker.meter import BOUND, COLUMN, SUM, Key, bound, key
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class Exposition:
         started_s = time.monotonic()
         try:
             with session.reading(self.sessions) as reading:
-                samples = list(_samples(reading))
-                counted, known = counters.counts(reading), registry.models(reading)
+                known, counted = registry.models(reading), counters.counts(reading)
+                samples = list(_samples(reading, known))
         except (errors.LedgerError, SQLAlchemyError) as away:
             log.warning("nothing but this is told of the ledger: %s", str(away).splitlines()[0])
             self._known = [*_gauges([(measures.LEDGER_UP, (), 0.0), *self._queues()])]
@@ -94,12 +94,11 @@ class _Known(Collector):
         return self._metrics
 
 
-def _samples(reading: Session) -> Iterator[Sample]:
+def _samples(reading: Session, known: Sequence[str]) -> Iterator[Sample]:
     alive = workers.list_alive(reading, within_s=sizing.ALIVE_S)
     now_s = session.clock(reading)
     yield from _workers(alive, now_s)
     waiting = jobs.waiting_items(reading)
-    known = registry.models(reading)
     yield from _waiting(waiting, alive, known)
     yield measures.UNFINISHED, (), float(unfinished.by_caller(reading).total())
     for model in known:
@@ -134,7 +133,7 @@ def _memory(one: workers.Alive) -> Iterator[Sample]:
 
 def _waiting(waiting: Sequence[jobs.Backlog], alive: Sequence[workers.Alive], known: Sequence[str]) -> Iterator[Sample]:
     for model in sorted({*known, *(one.model for one in waiting)}):
-        serving = [one for one in alive if one.role == "classify" and model in one.models]
+        serving = [one for one in alive if one.takes_work and model in one.models]
         pace = sum((one.images_per_s or {}).get(model, 0.0) for one in serving)
         yield measures.SERVING_WORKERS, (model,), float(len(serving))
         num_ahead = 0
@@ -215,8 +214,8 @@ def _histogram(measure: Measure, columns: Mapping[Key, float], sums: Mapping[Key
         if tuple(name for name, _ in labels) != measure.labels:
             continue
         num = 0.0
-        for bound in (*measure.bounds, math.inf):
-            spelled = "+Inf" if math.isinf(bound) else repr(float(bound))
+        for highest in (*measure.bounds, math.inf):
+            spelled = bound(measure, highest)
             num += columns.get((measure.name + COLUMN, (*labels, (BOUND, spelled))), 0.0)
             metric.add_sample(measure.name + COLUMN, {**dict(labels), BOUND: spelled}, num)
         metric.add_sample(measure.name + "_count", dict(labels), num)

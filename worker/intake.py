@@ -43,8 +43,6 @@ Answer = TypeVar("Answer")
 
 #: Shards rung for before a submit is answered; sweeps ring for the rest of a large job.
 MAX_BELLS = 500
-#: Outcomes in one answer at most.
-MAX_PAGE_ITEMS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,10 +258,12 @@ def status(desk: Desk, job_id: object) -> Reply:
 
 
 @refusing
-def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = MAX_PAGE_ITEMS) -> Reply:
+def results(desk: Desk, job_id: object, *, after: object = -1, limit: object = messages.MAX_PAGE_ITEMS) -> Reply:
     """Give the outcomes recorded behind position `after`, at most `limit`."""
-    if not _is_whole(after, -1, messages.MAX_JOB_ITEMS) or not _is_whole(limit, 1, MAX_PAGE_ITEMS):
-        return Refusal(kind="invalid", message=f"`after` must be a position and `limit` 1 to {MAX_PAGE_ITEMS}.")
+    if not _is_whole(after, -1, messages.MAX_JOB_ITEMS) or not _is_whole(limit, 1, messages.MAX_PAGE_ITEMS):
+        return Refusal(
+            kind="invalid", message=f"`after` must be a position and `limit` 1 to {messages.MAX_PAGE_ITEMS}."
+        )
     with session.reading(desk.sessions) as reading:
         job = jobs.job(reading, messages.parse_job_id(job_id))
         return [as_result(row) for row in outcomes.page(reading, job.id, after=after, limit=limit)]
@@ -412,7 +412,7 @@ def _obstacle(reading: Session, job: jobs.JobView) -> str | None:
     if not any(worker.takes_work for worker in serving):
         return f"Every classify worker that serves model {job.model!r} is being drained, and takes no more work."
     version = job.version or registry.version(reading, job.model).name
-    barred = troubles.bars(reading, job.model, version)
+    barred = troubles.bars(serving, job.model, version)
     return barred and f"{barred} {_mend(job, version)}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import bells, errors, jobs, live_checks, outcomes, registry, session
+from db import bells, errors, jobs, live_checks, outcomes, registry, session, workers
 from db.live_checks import LiveCheck
 from db.outcomes import Recorded
 from pipeline.errors import PipelineError
@@ -86,7 +86,8 @@ def _tend(sessions: sessionmaker[Session], settings: Settings, ring: Ring, check
             return
         seen = look(transaction, check)
         state: str | None
-        barred = troubles.bars(transaction, check.model, serving.version.name)
+        alive = workers.list_alive(transaction, within_s=sizing.ALIVE_S)
+        barred = troubles.bars(alive, check.model, serving.version.name)
         if barred is not None and troubles.condemns(barred, serving.version.name):
             state, reason = "rolled_back", barred
         else:

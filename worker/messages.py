@@ -65,6 +65,8 @@ STATES = ("receiving", "accepted", "running", *FINAL_STATES)
 MAX_PART_ITEMS = 1000
 #: Bytes of items in one message, about as JSON has them.
 MAX_PART_BYTES = 256 * 1024
+#: Outcomes in one answer.
+MAX_PAGE_ITEMS = 1000
 #: Items in one job.
 MAX_JOB_ITEMS = 10_000_000
 #: Characters in a reference or a key.

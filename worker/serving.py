@@ -338,6 +338,8 @@ class _Sitting:
             log.warning("waits, for %s cannot be loaded: %s", version.name, broken)
         with session.transaction(self.station.sessions) as transaction:
             leases.release(transaction, claim, delay_s=LOAD_RETRY_S, forgive=True)
+        if self.trail:
+            self.trail.recorded([claim.shard_id], time.monotonic(), error="its version cannot be loaded")
         self._close(self.sheets[claim.shard_id])
 
     def _close(self, sheet: _Sheet) -> None:

@@ -145,12 +145,6 @@ def _signing(text: str) -> str:
     return text
 
 
-def _collector(text: str) -> str:
-    if text and not text.startswith(("http://", "https://")):
-        raise ValueError("give an http:// or https:// address")
-    return text
-
-
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -236,7 +230,7 @@ class Settings:
         _token, "", "what Prometheus may show to read /metrics; empty lets in keys with the scope `operate` alone"
     )
     traces_endpoint: str = _setting(
-        _collector, "", "OTLP/HTTP collector that spans are sent to, as http://localhost:4318; empty keeps no traces"
+        _link, "", "OTLP/HTTP collector that spans are sent to, as http://localhost:4318; empty keeps no traces"
     )
     traces_share: float = _setting(_share, 1.0, "share of jobs that are traced, of those that no caller traces")
     log_level: str = _setting(_one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "how much workers log")

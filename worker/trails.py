@@ -43,7 +43,6 @@ class Trail:
         #: From this process's clock that only rises to epoch seconds.
         self._epoch_s = time.time() - time.monotonic()
         self._marks: dict[int, _Marks] = {}
-        self._traces: dict[uuid.UUID, Trace] = {}
         self._links: list[tuple[int, int]] = []
         #: The sitting is a trace of its own, for it may serve many jobs.
         self._trace_id, self._span_id = uuid.uuid4().int, traces.new_span_id()
@@ -52,7 +51,7 @@ class Trail:
         """Note claims that were begun at `began_s` and hold now."""
         now_s = time.monotonic()
         for claim in claims:
-            trace = self._traces.setdefault(claim.job_id, traces.of_job(claim.job_id, claim.traceparent))
+            trace = traces.of_job(claim.job_id, claim.traceparent)
             if trace.is_kept(self._tracer.share):
                 self._marks[claim.shard_id] = _Marks(
                     claim=claim, trace=trace, span_id=traces.new_span_id(), began_s=began_s, claimed_s=now_s

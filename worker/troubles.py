@@ -3,10 +3,9 @@
 Knows nothing of checkpoints. A worker tells its troubles in its row of the ledger, a sentence for each.
 """
 
-from sqlalchemy.orm import Session
+from collections.abc import Iterable
 
 from db import workers
-from worker import sizing
 
 
 def tell(version: str, why: object, *, passes: bool) -> str:
@@ -14,9 +13,9 @@ def tell(version: str, why: object, *, passes: bool) -> str:
     return f"{version} cannot be loaded{' yet' * passes}: {why}"
 
 
-def bars(reading: Session, model: str, version: str) -> str | None:
+def bars(alive: Iterable[workers.Alive], model: str, version: str) -> str | None:
     """Give why a version can be loaded by no worker alive; None if one has it warm, or none has tried."""
-    serving = [one for one in workers.list_alive(reading, within_s=sizing.ALIVE_S) if model in one.models]
+    serving = [one for one in alive if model in one.models]
     if any(version in one.warm for one in serving):
         return None
     told = (one.message for one in serving if one.message and _is_about(one.message, version, "cannot be loaded"))

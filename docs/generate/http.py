@@ -3,16 +3,12 @@
 Knows nothing of the server, beyond where its document comes from.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs.generate import markdown
 from worker.settings import Settings
-
-#: The module whose `build` makes the app, which knows its document.
-SERVER = "worker.web.server"
+from worker.web import server
 
 #: What an answer is that is an error.
 PROBLEM = "application/problem+json"
@@ -29,10 +25,8 @@ Object = Mapping[str, Any]
 
 
 def page() -> str:
-    """Give the page, or nothing while there is no server."""
-    if not _exists(SERVER):
-        return ""
-    return described(importlib.import_module(SERVER).build(Settings()).openapi())
+    """Give the page."""
+    return described(server.build(Settings()).openapi())
 
 
 def described(document: Object) -> str:
@@ -50,13 +44,6 @@ def described(document: Object) -> str:
     if schemas:
         parts += ["## Values\n\n", *(_schema(name, schema) for name, schema in sorted(schemas.items()))]
     return "".join(parts).rstrip() + "\n"
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its package is not there either
-        return False
 
 
 def _operations(document: Object) -> Iterator[tuple[str, Object]]:

@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from docs.generate import markdown, remarks
+from docs.generate import markdown, remarks, schemas
 from worker import learning_messages, messages
 
 JOB = "6f1c1f0e-3a0e-4d7e-9a36-0d5d0f4f2c11"
@@ -62,8 +62,6 @@ class Task:
     asked: type | None = None
     #: argument -> meaning, where it has no class
     plain: tuple[tuple[str, str], ...] = ()
-    #: what `ok` holds
-    answer: str
     example: dict[str, Any]
 
 
@@ -73,7 +71,6 @@ TASKS = (
         about="Hand over a job, or one part of it. It is accepted when the answer says so; send the same message again "
         "with the same ids until then.",
         asked=messages.Submission,
-        answer="[Receipt](#receipt)",
         example=messages.Submission(
             job_id=JOB,
             items=(messages.Item(reference="file:///images/1.jpg", key="a-17"),),
@@ -85,7 +82,6 @@ TASKS = (
         name=messages.STATUS,
         about="Ask how far a job is.",
         plain=(("job_id", "the job"),),
-        answer="[JobStatus](#jobstatus)",
         example={"job_id": JOB},
     ),
     Task(
@@ -94,23 +90,20 @@ TASKS = (
         plain=(
             ("job_id", "the job"),
             ("after", "position behind which to begin; left out: -1, the beginning"),
-            ("limit", "how many at most; left out: 1000, which is the most"),
+            ("limit", f"how many at most; left out: {messages.MAX_PAGE_ITEMS}, which is the most"),
         ),
-        answer="a list of [Result](#result)",
         example={"job_id": JOB, "after": -1, "limit": 100},
     ),
     Task(
         name=messages.CANCEL,
         about="Drop what is not done. Finished outcomes are kept.",
         plain=(("job_id", "the job"),),
-        answer="[JobStatus](#jobstatus)",
         example={"job_id": JOB},
     ),
     Task(
         name=messages.LABELS,
         about="Say what images show.",
         asked=learning_messages.Labels,
-        answer="[LabelsReceipt](#labelsreceipt)",
         example=learning_messages.Labels(
             model="shoes",
             images=(learning_messages.LabelledImage(reference="file:///images/1.jpg", label="boot", who="ann"),),
@@ -120,14 +113,12 @@ TASKS = (
         name=messages.RETRAIN,
         about="Ask for a run.",
         asked=learning_messages.Retrain,
-        answer="[RunStatus](#runstatus)",
         example=learning_messages.Retrain(model="shoes", asked_by="ann", reason="new season").as_json(),
     ),
     Task(
         name=messages.RUN_STATUS,
         about="Ask how far a run is.",
         plain=(("run", "the run's number"),),
-        answer="[RunStatus](#runstatus)",
         example={"run": 7},
     ),
 )
@@ -148,7 +139,7 @@ VALUES = (
 
 def page() -> str:
     """Give the page."""
-    rows = ((f"[`{task.name}`](#{markdown.anchor(task.name)})", task.about, task.answer) for task in TASKS)
+    rows = ((f"[`{task.name}`](#{markdown.anchor(task.name)})", task.about, _answer(task)) for task in TASKS)
     parts = [
         HEAD,
         f"All of these go to the queue `{messages.KEY_PREFIX}{messages.INTAKE_QUEUE}`.\n\n",
@@ -172,6 +163,11 @@ def _task(task: Task) -> str:
         table = markdown.table(("argument", "meaning"), ((markdown.code(name), text) for name, text in task.plain))
     example = markdown.fenced(json.dumps(task.example, indent=2), "json")
     return f"## {task.name}\n\n{task.about}\n\n{table}Keyword arguments, for example:\n\n{example}"
+
+
+def _answer(task: Task) -> str:
+    """Say what `ok` holds."""
+    return _spelled(schemas.ANSWERS[task.name.removeprefix("imagemill.").removesuffix(".v1")])
 
 
 def _value(kind: type) -> str:

@@ -3,7 +3,7 @@
 Knows nothing of what is on a page.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from docs.generate import command_line, errors, http, messages, playbook, settings, tables
@@ -11,7 +11,7 @@ from docs.generate import command_line, errors, http, messages, playbook, settin
 FOLDER = Path(__file__).parents[1] / "reference"
 #: At the top of each page, for whoever opens the file.
 HEAD = "<!-- written by `python -m docs.generate` from the code: change the code, then run it -->\n\n"
-#: file -> what writes it; a page that has nothing to say yet is empty, and not written
+#: file -> what writes it
 WRITERS: dict[str, Callable[[], str]] = {
     "command-line.md": command_line.page,
     "settings.md": settings.page,
@@ -25,20 +25,18 @@ WRITERS: dict[str, Callable[[], str]] = {
 
 def written() -> dict[str, str]:
     """Give every page as it should be."""
-    made = {name: write() for name, write in WRITERS.items()}
-    return {name: HEAD + text for name, text in made.items() if text}
+    return {name: HEAD + write() for name, write in WRITERS.items()}
 
 
 def stale() -> list[str]:
     """Name the pages that are not as they should be, and those that nothing writes any more."""
-    wanted = written()
-    return sorted(name for name in {*wanted, *_found()} if _text(name) != wanted.get(name))
+    return _stale(written())
 
 
 def refresh() -> list[str]:
     """Write what is stale and remove what nothing writes; gives the names."""
     wanted = written()
-    changed = [name for name in sorted({*wanted, *_found()}) if _text(name) != wanted.get(name)]
+    changed = _stale(wanted)
     for name in changed:
         if name in wanted:
             (FOLDER / name).write_text(wanted[name], encoding="utf-8")
@@ -47,8 +45,9 @@ def refresh() -> list[str]:
     return changed
 
 
-def _found() -> set[str]:
-    return {file.name for file in FOLDER.glob("*.md")}
+def _stale(wanted: Mapping[str, str]) -> list[str]:
+    found = {file.name for file in FOLDER.glob("*.md")}
+    return sorted(name for name in {*wanted, *found} if _text(name) != wanted.get(name))
 
 
 def _text(name: str) -> str | None:

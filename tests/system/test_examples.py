@@ -22,10 +22,10 @@ import jsonschema
 import pytest
 
 from db import callbacks, models, session
+from docs.generate import schemas
 from tests import internet, receivers, web
 from tests.http.conftest import Served, serve
 from tests.mills import Mill, await_until, open_mill
-from worker import schemas
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ADDRESS, HOST = "93.184.216.34", "hooks.example.org"

@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from redis import Redis
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import jobs, registry, session
+from docs.generate import schemas
 from tests.garbage import damaged
 from tests.properties import refusal, tried
 from tests.worker import builders
 from tests.worker.test_any_message import LABELS, RETRAIN, SUBMISSION
-from worker import callbacks, envelopes, intake, learning_messages, messages, schemas
+from worker import callbacks, envelopes, intake, learning_messages, messages
 from worker.client import Client, NotAcknowledged
 from worker.forms import MessageInvalid
 
@@ -125,7 +126,7 @@ MADE: dict[str, Callable[[dict[str, Any]], st.SearchStrategy[Any]]] = {
 
 def test_the_files_are_what_the_code_says() -> None:
     written = {file.stem: json.loads(file.read_text()) for file in FOLDER.glob("*.json")}
-    assert written == DOCUMENTS, "run: python -m worker.schemas docs/schemas"
+    assert written == DOCUMENTS, "run: python -m docs.generate.schemas docs/schemas"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -140,7 +141,11 @@ def test_every_question_to_intake_has_both_its_schemas() -> None:
 
 
 def test_a_page_of_results_is_as_long_as_intake_gives_it() -> None:
-    assert schemas.MAX_PAGE_ITEMS == intake.MAX_PAGE_ITEMS
+    assert DOCUMENTS["results.v1"]["properties"]["limit"]["maximum"] == messages.MAX_PAGE_ITEMS
+
+
+def test_a_submission_may_have_every_field_that_intake_takes() -> None:
+    assert DOCUMENTS["submit.v1"]["properties"].keys() == {field.name for field in fields(messages.Submission)}
 
 
 # ---------------------------------------------------------------- what is taken and refused

@@ -29,7 +29,7 @@ def status(asked: Namespace, settings: Settings) -> int:
         running_jobs = [
             job for job in jobs.jobs(reading, limit=50) if job.state in ("receiving", "accepted", "running")
         ]
-        barred = {model: troubles.bars(reading, model, one.version.name) for model, one in serving.items() if one}
+        barred = {model: troubles.bars(alive, model, one.version.name) for model, one in serving.items() if one}
         paused = pauses.pauses(reading)
         now_s = session.clock(reading)
     broker, ringing = _broker(settings)

@@ -45,6 +45,9 @@ def close_desks(**_: object) -> None:
     """Say goodbye in the ledger."""
     while _beating:
         _beating.pop().stop()
+    while _desk:
+        if (tracer := _desk.pop().tracer) is not None:
+            tracer.close()
 
 
 @shared_task(name=messages.SUBMIT, bind=True, **ANSWERED)
@@ -60,7 +63,7 @@ def status(self: Any, job_id: Any = None) -> dict[str, Any]:
 
 
 @shared_task(name=messages.RESULTS, bind=True, **ANSWERED)
-def results(self: Any, job_id: Any = None, after: Any = -1, limit: Any = intake.MAX_PAGE_ITEMS) -> dict[str, Any]:
+def results(self: Any, job_id: Any = None, after: Any = -1, limit: Any = messages.MAX_PAGE_ITEMS) -> dict[str, Any]:
     """Give a page of a job's outcomes."""
     return _serve(self, {"job_id": job_id, "after": after, "limit": limit})
 

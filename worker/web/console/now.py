@@ -85,7 +85,7 @@ def _queues(
             version=version,
             num_items=_by_priority(by_model[model]),
             oldest_s=max((one.oldest_s for one in by_model[model]), default=None),
-            images_per_s=sum((worker.images_per_s or {}).get(model, 0.0) for worker in alive),
+            images_per_s=sum((worker.images_per_s or {}).get(model, 0.0) for worker in alive if worker.takes_work),
         )
         for model, version in versions.items()
         if version or by_model[model]

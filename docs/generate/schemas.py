@@ -1,11 +1,10 @@
 """Takes what the messages are made of. Gives each task's message and answer as JSON Schema (2020-12), for any language.
 
 Knows nothing of Celery. The answers' schemas are read off their dataclasses, and what each field means off the comment
-above it; what may be sent is written here, beside the limits that `messages` checks. `python -m worker.schemas FOLDER`
-writes them all.
+above it; what may be sent is written here, with the limits that `messages` checks.
+`python -m docs.generate.schemas FOLDER` writes them all.
 """
 
-import inspect
 import json
 import re
 import sys
@@ -15,13 +14,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from docs.generate import remarks
 from worker import forms, learning_messages, messages
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
-#: Results asked for in one message at most, as intake has it.
-MAX_PAGE_ITEMS = 1000
 UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", dict: "object"}
@@ -76,7 +74,7 @@ def _messages() -> dict[str, Schema]:
             {
                 "job_id": job_id,
                 "after": _whole(-1, messages.MAX_JOB_ITEMS, default=-1),
-                "limit": _whole(1, MAX_PAGE_ITEMS, default=MAX_PAGE_ITEMS),
+                "limit": _whole(1, messages.MAX_PAGE_ITEMS, default=messages.MAX_PAGE_ITEMS),
             },
             required=("job_id",),
         ),
@@ -102,6 +100,7 @@ def _submission() -> dict[str, Schema]:
         "first_position": _whole(0, most, default=0),
         "caller": _or_null(_text()),
         "callback": _or_null(_text(messages.MAX_URL)),
+        "traceparent": _or_null(_named(messages.TRACEPARENT)),
     }
 
 
@@ -164,7 +163,7 @@ def _either(schema: Schema) -> Schema:
 
 
 def _object(of: type, known: Mapping[str, Schema], *, required: tuple[str, ...]) -> Schema:
-    about = _comments(of)
+    about = _remarks(of)
     # The image itself has another name on the wire.
     about = about | {"bytes": about["inline"]} if "inline" in about else about
     described = {name: {"description": about[name]} | one if name in about else one for name, one in known.items()}
@@ -234,7 +233,7 @@ def _of(kind: Any) -> Schema:
 
 
 def _of_dataclass(kind: type) -> Schema:
-    hints, about = get_type_hints(kind), _comments(kind)
+    hints, about = get_type_hints(kind), _remarks(kind)
     names = [field.name for field in fields(kind)]
     known = {name: _SAID.get((kind, name)) or _of(hints[name]) for name in names}
     described = {name: ({"description": about[name]} if name in about else {}) | one for name, one in known.items()}
@@ -247,17 +246,9 @@ def _of_union(several: list[Schema]) -> Schema:
     return {"anyOf": several}
 
 
-def _comments(of: type) -> dict[str, str]:
-    """Read what is written above the fields of a dataclass."""
-    found: dict[str, str] = {}
-    said: list[str] = []
-    for line in map(str.strip, inspect.getsource(of).splitlines()):
-        if line.startswith("#:"):
-            said.append(line.removeprefix("#:").strip())
-        elif said and (named := re.match(r"(\w+):", line)):
-            found[named[1]] = " ".join(said).replace("None", "null")
-            said = []
-    return found
+def _remarks(of: type) -> dict[str, str]:
+    """Read what is written above the fields of a dataclass; JSON says null for None."""
+    return {name: text.replace("None", "null") for name, text in remarks.fields(of).items()}
 
 
 def _document(name: str, title: str, schema: Schema, rules: tuple[str, ...] = ()) -> Document:
