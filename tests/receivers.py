@@ -91,12 +91,4 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def receiving(authority: web.Authority, host: str) -> Iterator[Receiver]:
     """Run a receiver that proves to be `host`."""
-    with Receiver(authority, host) as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            receiver.is_over.set()
-            receiver.shutdown()
-            thread.join()
+    yield from web.running(Receiver(authority, host))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -76,6 +77,10 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
 
+#: A server whose threads end once it `is_over`.
+Running = TypeVar("Running", bound=socketserver.BaseServer)
+
+
 class Server(socketserver.ThreadingTCPServer):
     """A server on a free port of loopback; keeps what it was asked, and counts who came."""
 
@@ -130,16 +135,17 @@ def _gone() -> bytes:
 @contextmanager
 def serving(answers: Mapping[str, Answer], context: ssl.SSLContext) -> Iterator[Server]:
     """Run a server that proves itself with `context`."""
-    yield from _running(Server(answers, context))
+    yield from running(Server(answers, context))
 
 
 @contextmanager
 def canary() -> Iterator[Server]:
     """Run a server that says nothing and counts who came."""
-    yield from _running(Server({}, None))
+    yield from running(Server({}, None))
 
 
-def _running(server: Server) -> Iterator[Server]:
+def running(server: Running) -> Iterator[Running]:
+    """Serve in a thread until the test is over."""
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ class Served:
 def served(database_url: str, home: Path, redis_url: str) -> Iterator[Served]:
     """The server of this test alone."""
     settings = Settings(home=home, broker_url=redis_url, database_url=database_url).resolved()
-    yield from serve(settings)
+    with serve(settings) as served:
+        yield served
 
 
 @pytest.fixture
@@ -82,12 +84,13 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         stack.start_redis()
         migrate.upgrade(settings.database_url)
         stack.start("intake", "worker", "intake")
-        for served in serve(settings):
+        with serve(settings) as served:
             for seed in (1, 2):
                 mills.make_version(served.sessions, settings, "tiny", seed=seed)
             yield served
 
 
+@contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
     """Run the server in a thread until the test is over."""
     sessions = session.connect(settings.database_url)

@@ -38,7 +38,8 @@ def hall(database_url: str, home: Path) -> Iterator[Served]:
         max_image_bytes=200_000,
         max_image_pixels=1_000_000,
     ).resolved()
-    yield from serve(settings)
+    with serve(settings) as served:
+        yield served
 
 
 def visitor(hall: Served, *scopes: str) -> Visitor:

@@ -174,7 +174,7 @@ def test_a_job_is_cancelled_and_tried_again(served, calls):
 
 def test_a_full_queue_is_429_with_when_to_come_again_and_a_job_above_it_413(home, database_url, redis_url):
     settings = Settings(home=home, broker_url=redis_url, database_url=database_url, max_caller_items=10).resolved()
-    for served in serve(settings):
+    with serve(settings) as served:
         make_version(served)
         calls = served.calls("submit")
         wanted = {"model": "cats", "items": [f"/{n}" for n in range(8)]}
@@ -191,7 +191,7 @@ def test_a_full_queue_is_429_with_when_to_come_again_and_a_job_above_it_413(home
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_jobs_are_accepted_while_the_broker_is_away_and_labels_are_told_so(home, database_url):
     away = f"redis://127.0.0.1:{servers.free_port()}/0"
-    for served in serve(Settings(home=home, broker_url=away, database_url=database_url).resolved()):
+    with serve(Settings(home=home, broker_url=away, database_url=database_url).resolved()) as served:
         make_version(served)
         calls = served.calls("submit", "label")
         assert calls.post("/v1/jobs", {"model": "cats", "items": ["/1"]}).json["status"] == "accepted"

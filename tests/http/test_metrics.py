@@ -1,12 +1,11 @@
 """Prometheus reads the page over HTTP, with a token made for that."""
 
-from dataclasses import replace
-
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.http import conftest
 from tests.http.calls import Calls
+from worker.settings import Settings
 
 TOKEN = "only-for-scraping-0123456789"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -14,8 +13,9 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 @pytest.fixture
 def scraped(home, redis_url, database_url):
-    settings = conftest.Settings(home=home, broker_url=redis_url, database_url=database_url).resolved()
-    yield from conftest.serve(replace(settings, metrics_token=TOKEN))
+    settings = Settings(home=home, broker_url=redis_url, database_url=database_url, metrics_token=TOKEN).resolved()
+    with conftest.serve(settings) as served:
+        yield served
 
 
 def test_the_token_opens_this_page_and_no_other(scraped):

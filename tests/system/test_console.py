@@ -56,9 +56,7 @@ def page(mill: Mill) -> Iterator[Page]:
     with session.transaction(mill.sessions) as transaction:
         secret = keys.draw()
         keys.add(transaction, secret, name="ada", scopes=("label", "operate"))
-    serving = http.serve(mill.settings)
-    served = next(serving)
-    with sync_playwright() as play:
+    with http.serve(mill.settings) as served, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page(base_url=f"http://127.0.0.1:{served.port}")
         opened.set_default_timeout(1000 * PATIENCE_S)
@@ -72,7 +70,6 @@ def page(mill: Mill) -> Iterator[Page]:
         expect(opened.get_by_role("heading", name="Now")).to_be_visible()
         yield opened
         browser.close()
-    serving.close()
     assert troubles == []
 
 

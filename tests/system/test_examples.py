@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,25 +64,42 @@ def world() -> Iterator[World]:
         patch.setenv("SSL_CERT_FILE", str(authority.file))
         told = {"callback_hosts": (HOST,), "callback_secret": receivers.SECRET}
         mill = stack.enter_context(open_mill(home, models=("tiny",), **told))
-        served = stack.enter_context(contextmanager(serve)(mill.settings))
+        served = stack.enter_context(serve(mill.settings))
         yield World(mill=mill, served=served, receiver=receiver)
 
 
-def ran(command: list[str], runtime: str, **environ: str) -> list[dict[str, object]]:
-    """Run an example; give the lines it prints."""
+def need(runtime: str) -> None:
     if shutil.which(runtime) is None:
         pytest.skip(f"{runtime} is not on this machine, so its example was not tried")
+
+
+def tried(example: str, *references: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run an example of that name, for a model, with nothing of this process's environment."""
+    runtime = (HTTP | QUEUE)[example]
+    need(runtime)
+    file = str(EXAMPLES / example)
+    command = [file] if example.endswith(".sh") else [runtime, file]
     clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        command, env=clean | environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd="/"
+    return subprocess.run(
+        [*command, *references],
+        env=clean | environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd="/",
     )
+
+
+def ran(example: str, *references: str, **environ: str) -> list[dict[str, object]]:
+    """Run an example; give the lines it prints."""
+    done = tried(example, *references, **environ)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def command(example: str, runtime: str) -> list[str]:
-    file = str(EXAMPLES / example)
-    return [file] if example.endswith(".sh") else [runtime, file]
+def over_http(world: World) -> dict[str, str]:
+    return {"MILL_URL": f"http://127.0.0.1:{world.served.port}", "MILL_KEY": world.served.key("submit")}
 
 
 def check_lines(world: World, lines: list[dict[str, object]], references: list[str]) -> None:
@@ -98,35 +115,21 @@ def check_lines(world: World, lines: list[dict[str, object]], references: list[s
 @pytest.mark.parametrize("example", HTTP)
 def test_an_example_over_http_gets_what_the_client_gets(world: World, example: str) -> None:
     references = [*world.mill.write_images(3, prefix=f'a "{Path(example).suffix}"'), "file:///nowhere/x.png"]
-    environ = {"MILL_URL": f"http://127.0.0.1:{world.served.port}", "MILL_KEY": world.served.key("submit")}
-    lines = ran([*command(example, HTTP[example]), *references], HTTP[example], MODEL="tiny", **environ)
+    lines = ran(example, *references, MODEL="tiny", **over_http(world))
     check_lines(world, lines, references)
 
 
 @pytest.mark.parametrize("example", QUEUE)
 def test_an_example_through_the_queue_gets_what_the_client_gets(world: World, example: str) -> None:
     references = [*world.mill.write_images(3, prefix=f"q{Path(example).suffix}"), "file:///nowhere/x.png"]
-    runtime = QUEUE[example]
-    broker = world.mill.settings.broker_url
-    lines = ran([*command(example, runtime), *references], runtime, MODEL="tiny", BROKER_URL=broker)
+    lines = ran(example, *references, MODEL="tiny", BROKER_URL=world.mill.settings.broker_url)
     check_lines(world, lines, references)
 
 
 @pytest.mark.parametrize("example", [*HTTP, *QUEUE])
 def test_an_example_says_why_it_was_refused(world: World, example: str) -> None:
-    runtime = (HTTP | QUEUE)[example]
-    if shutil.which(runtime) is None:
-        pytest.skip(f"{runtime} is not on this machine, so its example was not tried")
-    environ = {"MILL_URL": f"http://127.0.0.1:{world.served.port}", "MILL_KEY": world.served.key("submit")}
-    environ |= {"BROKER_URL": world.mill.settings.broker_url, "MODEL": "nobody", "PATH": os.environ["PATH"]}
-    done = subprocess.run(
-        [*command(example, runtime), "file:///x.png"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    environ = over_http(world) | {"BROKER_URL": world.mill.settings.broker_url}
+    done = tried(example, "file:///x.png", MODEL="nobody", **environ)
     assert done.returncode != 0
     assert "nobody" in done.stderr + done.stdout
 

@@ -1,7 +1,5 @@
 """An operator's day on a stack that runs: pause in an incident, drain for a deploy, replay before a promotion."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,43 +7,22 @@ from sqlalchemy.orm import Session
 
 from db import session, workers
 from tests.mills import PATIENCE_S, Mill, await_until
-from worker.cli import commands
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What a command gave."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shell:
-    """The command line, in this process: a dozen interpreters would take longer than all they are asked."""
-
-    capture: pytest.CaptureFixture[str]
-
-    def run(self, *arguments: str) -> Ran:
-        self.capture.readouterr()
-        code = commands.main(arguments)
-        told = self.capture.readouterr()
-        return Ran(code=code, out=told.out, err=told.err)
+from tests.worker.machine import Machine
 
 
 @pytest.fixture
-def shell(mill: Mill, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+def shell(mill: Mill, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Machine:
+    """The command line, in this process: a dozen interpreters would take longer than all they are asked."""
     for name, value in mill.settings.as_env().items():
         monkeypatch.setenv(name, value)
-    return Shell(capture=capsys)
+    return Machine(home=mill.settings.home, capture=capsys, sessions=mill.sessions)
 
 
 def alive(reading: Session, role: str) -> list[workers.Alive]:
     return [one for one in workers.list_alive(reading, within_s=30.0) if one.role == role]
 
 
-def test_a_paused_model_accepts_work_says_why_it_waits_and_does_it_when_resumed(mill: Mill, shell: Shell) -> None:
+def test_a_paused_model_accepts_work_says_why_it_waits_and_does_it_when_resumed(mill: Mill, shell: Machine) -> None:
     paused = shell.run("pause", "tiny", "--reason", "labels look wrong")
     assert paused.code == 0, paused.err
     try:
@@ -74,13 +51,13 @@ def await_one(mill: Mill, role: str) -> None:
     await_until(is_alone, f"one {role} worker is alive")
 
 
-def test_a_drained_worker_finishes_takes_no_more_and_comes_back(mill: Mill, shell: Shell) -> None:
+def test_a_drained_worker_finishes_takes_no_more_and_comes_back(mill: Mill, shell: Machine) -> None:
     await_one(mill, "classify")
     job = mill.client.submit(mill.write_images(200, prefix="drained"), model="tiny")
     waited = shell.run("drain", "--all", "--role", "classify", "--wait", "--timeout", "60", "--json")
     assert waited.code == 0, (waited.out, waited.err)
     try:
-        (name,) = json.loads(waited.out)["asked"]
+        (name,) = waited.json["asked"]
         assert "drained" in shell.run("status").out
         before = mill.client.status(job.job_id).num_done
         late = mill.client.submit(mill.write_images(3, prefix="late"), model="swap")
@@ -100,12 +77,12 @@ def test_a_drained_worker_finishes_takes_no_more_and_comes_back(mill: Mill, shel
     assert set(mill.positions(job.job_id).values()) == {1}
 
 
-def test_a_drain_that_takes_too_long_exits_1_and_says_who_is_busy(mill: Mill, shell: Shell) -> None:
+def test_a_drain_that_takes_too_long_exits_1_and_says_who_is_busy(mill: Mill, shell: Machine) -> None:
     await_one(mill, "upkeep")
     try:
         told = shell.run("drain", "--all", "--role", "upkeep", "--wait", "--timeout", "0", "--json")
         assert told.code == 1
-        assert len(json.loads(told.out)["busy"]) == 1
+        assert len(told.json["busy"]) == 1
     finally:
         shell.run("undrain", "--all")
 
@@ -117,7 +94,7 @@ def test_a_drain_that_takes_too_long_exits_1_and_says_who_is_busy(mill: Mill, sh
 
 
 def test_a_challenger_is_compared_on_a_stored_job_and_the_page_shows_where_they_differ(
-    mill: Mill, shell: Shell, tmp_path: Path
+    mill: Mill, shell: Machine, tmp_path: Path
 ) -> None:
     names = mill.write_images(12, prefix="replayed")
     broken = mill.images / "broken.png"
@@ -128,7 +105,7 @@ def test_a_challenger_is_compared_on_a_stored_job_and_the_page_shows_where_they_
     page = tmp_path / "page.html"
     told = shell.run("jobs", "replay", job.job_id, "--version", challenger.name, "--report", str(page), "--json")
     assert told.code == 0, told.err  # what failed before may fail again
-    found = json.loads(told.out)["disagreement"]
+    found = told.json["disagreement"]
     assert (found["num_compared"], found["num_failed"], found["num_failed_both"]) == (12, 0, 1)
     num_differing = found["num_compared"] - found["num_agreeing"]
     assert sum(change["num"] for change in found["changes"]) == num_differing

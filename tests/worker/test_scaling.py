@@ -79,9 +79,8 @@ def test_loads_tell_what_waits_what_is_held_and_what_is_paused(sessions: session
     assert (found["hens"].num_waiting, found["hens"].num_workers) == (70, 0)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # no autoscaler reads a file
 def test_the_autoscalers_query_gives_what_the_advice_rests_on(sessions: sessionmaker[Session]) -> None:
-    if session.engine_of(sessions).dialect.name == "sqlite":
-        return  # no autoscaler reads a file
     authentication, scaled = yaml.safe_load_all(SCALED.read_text())
     (trigger,) = scaled["spec"]["triggers"]
     assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
