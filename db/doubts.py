@@ -61,14 +61,17 @@ def least_sure(
     waiting = [name for name in reversed(places) if behind is None or places[name] > behind]
     labelled = _labelled(session, model, waiting)
     chosen = [places[name] for name in waiting if name not in labelled][:limit]
-    return [_doubt(session, place) for place in chosen]
+    return [doubt for place in chosen if (doubt := _doubt(session, place)) is not None]
 
 
-def _doubt(session: Session, place: Place) -> Doubt:
+def _doubt(session: Session, place: Place) -> Doubt | None:
     margin, job_id, position = place
     row = models.Outcome
     chosen = select(row).where(row.job_id == uuid.UUID(job_id), row.position == position)
-    found = outcomes.recorded(session.scalars(chosen).one(), None)
+    written = session.scalars(chosen).one_or_none()
+    if written is None:  # gone since the list was made
+        return None
+    found = outcomes.recorded(written, None)
     return Doubt(
         job_id=found.job_id,
         position=position,

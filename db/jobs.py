@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, case, delete, exists, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, case, delete, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import callbacks, errors, shards
@@ -182,9 +182,13 @@ def end_early(session: Session, job_ids: Sequence[uuid.UUID], *, state: JobState
     callbacks.become_due(session, job_ids)
 
 
+def is_going() -> ColumnElement[bool]:
+    """Hold for a job whose removal has begun."""
+    return exists().where(Removal.job_id == Job.id)
+
+
 def _lock(session: Session, job_id: uuid.UUID) -> Job:
-    is_going = exists().where(Removal.job_id == Job.id)
-    found = session.scalar(select(Job).where(Job.id == job_id, ~is_going).with_for_update(key_share=True))
+    found = session.scalar(select(Job).where(Job.id == job_id, ~is_going()).with_for_update(key_share=True))
     if found is None:
         raise errors.UnknownJob(f"There is no job {job_id}.")
     return found

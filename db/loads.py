@@ -4,6 +4,7 @@ Takes rows of shards and workers. Gives sums. Knows nothing of what follows from
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, func, select
@@ -31,13 +32,13 @@ class Load:
     images_per_s: float | None
 
 
-def loads(session: Session, *, within_s: float) -> list[Load]:
-    """Sum up every model that has work or workers; workers count for `within_s` seconds after their last heartbeat."""
+def loads(session: Session, alive: Iterable[workers.Alive]) -> list[Load]:
+    """Sum up every model that has work or workers that are alive."""
     waiting = _items(session, is_waiting(), ~pauses.is_shard_paused())
     paused = _items(session, is_waiting(), pauses.is_shard_paused())
     held = _items(session, is_claimed())
     serving: dict[str, list[float | None]] = defaultdict(list)
-    for worker in workers.list_alive(session, within_s=within_s):
+    for worker in alive:
         for model in worker.models if worker.takes_work else ():
             serving[model].append((worker.images_per_s or {}).get(model))
     return [

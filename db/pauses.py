@@ -68,7 +68,7 @@ def pauses(session: Session, model: str | None = None) -> list[Paused]:
 @cache
 def is_shard_paused() -> ColumnElement[bool]:
     """Hold where a shard is to wait; built once, for each claim asks it and building takes longer than asking."""
-    return exists().where(Pause.work == Shard.priority, or_(Pause.model == Shard.model, Pause.model == EVERY_MODEL))
+    return _holds(Shard.priority, Shard.model)
 
 
 @cache
@@ -79,7 +79,11 @@ def is_paused(model: str, priority: Priority) -> ColumnElement[bool]:
 
 def is_learning_paused(model: QueryableAttribute[str]) -> ColumnElement[bool]:
     """Hold where no run of a model is to begin."""
-    return exists().where(Pause.work == "learning", or_(Pause.model == model, Pause.model == EVERY_MODEL))
+    return _holds("learning", model)
+
+
+def _holds(work: "Work | QueryableAttribute[Priority]", model: QueryableAttribute[str]) -> ColumnElement[bool]:
+    return exists().where(Pause.work == work, or_(Pause.model == model, Pause.model == EVERY_MODEL))
 
 
 def _ask_for_bells(session: Session, model: str) -> None:

@@ -67,16 +67,16 @@ class Old:
 
 def old_jobs(session: Session, before_s: float, needed: Needed, *, limit: int | None) -> list[Old]:
     """List jobs that ended, or of which nothing more came, before a time, and that nothing needs; oldest first."""
-    may_go = or_(_is_old(before_s, needed), _is_abandoned(before_s))
-    chosen = select(Job.id, Job.num_succeeded + Job.num_failed).where(Job.created_at_s < before_s, may_go, ~_is_going())
+    chosen = select(Job.id, Job.num_succeeded + Job.num_failed).where(
+        Job.created_at_s < before_s, _may_go(before_s, needed)
+    )
     found = session.execute(chosen.order_by(Job.created_at_s).limit(limit))
     return [Old(id=job_id, num_outcomes=num) for job_id, num in found]
 
 
 def begin(session: Session, job_id: uuid.UUID, before_s: float, needed: Needed) -> bool:
     """Note that a job is being removed, if it still may go and nobody is at it; from now on nobody revives it."""
-    may_go = or_(_is_old(before_s, needed), _is_abandoned(before_s))
-    locked = select(Job).where(Job.id == job_id, may_go, ~_is_going()).with_for_update(skip_locked=True)
+    locked = select(Job).where(Job.id == job_id, _may_go(before_s, needed)).with_for_update(skip_locked=True)
     found = session.scalar(locked)
     if found is None:
         return False
@@ -188,6 +188,10 @@ def _rows(connection: Connection, chosen: Select[Any, Any]) -> Generator[tuple[A
         yield from found
 
 
+def _may_go(before_s: float, needed: Needed) -> ColumnElement[bool]:
+    return and_(or_(_is_old(before_s, needed), _is_abandoned(before_s)), ~jobs.is_going())
+
+
 def _is_old(before_s: float, needed: Needed) -> ColumnElement[bool]:
     replays = exists().where(LiveCheck.replay_job_id == Job.id)
     looked_at = [
@@ -200,10 +204,6 @@ def _is_old(before_s: float, needed: Needed) -> ColumnElement[bool]:
 def _is_abandoned(before_s: float) -> ColumnElement[bool]:
     came_lately = exists().where(Shard.job_id == Job.id, Shard.created_at_s >= before_s)
     return and_(Job.state == "receiving", Job.created_at_s < before_s, ~came_lately)
-
-
-def _is_going() -> ColumnElement[bool]:
-    return exists().where(Removal.job_id == Job.id)
 
 
 def _num(session: Session, removed: ReturningDelete[Any]) -> int:

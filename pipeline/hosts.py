@@ -49,10 +49,12 @@ class Hosts:
         """
         self._begin(host)
         began_s = self._clock()
-        has_answered = False
+        has_answered = True
         try:
             yield
-            has_answered = True
+        except TimeoutError:
+            has_answered = False
+            raise
         except ItemUnfetchable as refused:
             has_answered = not isinstance(refused.__cause__, TimeoutError)
             raise

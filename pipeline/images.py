@@ -62,6 +62,15 @@ class Limits:
     formats: tuple[str, ...] = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
 
 
+def thumbnail(data: bytes, limits: Limits, side: int, *, quality: int = 85, least: int | None = None) -> bytes:
+    """Make a JPEG of at most `side` pixels either way; `least` as in `decode`. Raise ImageUnreadable."""
+    image = decode(data, limits, least=least)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    written = BytesIO()
+    image.save(written, "JPEG", quality=quality)
+    return written.getvalue()
+
+
 def decode(data: bytes, limits: Limits, *, least: int | None = None) -> Image.Image:
     """Decode to an upright image of mode RGB; the first frame of an animation. Raise ImageUnreadable.
 

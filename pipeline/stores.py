@@ -37,7 +37,7 @@ def write_folder(address: str, contents: Mapping[str, bytes]) -> None:
     On this machine the folder appears whole, by a rename; a folder that is there already stays as it is.
     Raise StoreUnreachable.
     """
-    filesystem, folder = _open_store(address)
+    filesystem, folder = open_store(address)
     try:
         if isinstance(filesystem, LocalFileSystem):
             _write_and_rename(Path(folder), contents)
@@ -50,7 +50,7 @@ def write_folder(address: str, contents: Mapping[str, bytes]) -> None:
 
 def read_file(address: str, name: str) -> bytes | None:
     """Give the bytes of one file, None where there is none; raise StoreUnreachable."""
-    filesystem, folder = _open_store(address)
+    filesystem, folder = open_store(address)
     try:
         return bytes(filesystem.cat_file(f"{folder}/{name}"))
     except (FileNotFoundError, NotADirectoryError):
@@ -77,7 +77,7 @@ def written(file: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def open_file(address: str) -> Iterator[BinaryIO | None]:
     """Open one file for reading a piece at a time, None where there is none; raise StoreUnreachable."""
-    filesystem, file = _open_store(address)
+    filesystem, file = open_store(address)
     try:
         opened = filesystem.open(file, "rb")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -105,7 +105,7 @@ def hash_file(address: str, name: str) -> str | None:
 
 def copy_in(address: str, source: BinaryIO) -> None:
     """Write one file from a stream, whole or not at all, over what may be there; raise StoreUnreachable."""
-    filesystem, file = _open_store(address)
+    filesystem, file = open_store(address)
     try:
         if isinstance(filesystem, LocalFileSystem):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def copy_in(address: str, source: BinaryIO) -> None:
 
 def is_empty(address: str) -> bool:
     """Tell whether there is no file under an address, nor the folder itself; raise StoreUnreachable."""
-    filesystem, folder = _open_store(address)
+    filesystem, folder = open_store(address)
     try:
         return next((False for _, _, files in filesystem.walk(folder) if files), True)
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def is_empty(address: str) -> bool:
 
 def remove_folder(address: str) -> None:
     """Remove a folder and all that is in it; raise StoreUnreachable."""
-    filesystem, folder = _open_store(address)
+    filesystem, folder = open_store(address)
     try:
         filesystem.rm(folder, recursive=True)
     except Exception as error:  # as above
@@ -142,7 +142,7 @@ def remove_folder(address: str) -> None:
 @contextmanager
 def local_folder(address: str, names: tuple[str, ...]) -> Iterator[Path]:
     """Give a local folder that holds the named files, as far as they exist; raise StoreUnreachable."""
-    filesystem, folder = _open_store(address)
+    filesystem, folder = open_store(address)
     if isinstance(filesystem, LocalFileSystem):
         yield Path(folder)
         return
@@ -161,7 +161,8 @@ def _write_copy(file: Path, data: bytes, address: str) -> None:
         raise StoreUnreachable(f"{address} could not be copied to {file.parent}: {error.strerror}.") from error
 
 
-def _open_store(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_store(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Give the driver of an address, and what it calls the place; raise StoreUnreachable."""
     try:
         filesystem, folder = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:

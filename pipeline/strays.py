@@ -21,11 +21,13 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline import stores
 from pipeline.errors import StoreUnreachable
 
 #: what a file is called while it is put aside: its name between a dot and a word of the remover's own
 _ASIDE = ".{name}.{word}"
-_WORD_LENGTH = 16
+#: how such a word begins: a word of hex digits alone is of a writer that is not done, in `stores`
+_REMOVER = "aside-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class Stored:
 
 def files(address: str) -> Iterator[Stored]:
     """List the files below a folder, if there is one, and put back what was put aside; raise StoreUnreachable."""
-    filesystem, folder = _open(address)
+    filesystem, folder = stores.open_store(address)
     try:
         for parent, _, found in filesystem.walk(folder, detail=True):
             for name, about in found.items():
@@ -65,7 +67,7 @@ def hold(address: str, num_bytes: int | None = None) -> bool:
 
     That is so where there is none, where it has another size than `num_bytes`, and in a remote store.
     """
-    filesystem, file = _open(address)
+    filesystem, file = stores.open_store(address)
     if not isinstance(filesystem, LocalFileSystem):
         return False
     try:
@@ -77,7 +79,7 @@ def hold(address: str, num_bytes: int | None = None) -> bool:
 
 def hold_again(address: str) -> None:
     """Make a file young that somebody is about to name, wherever it lies; one that is not there stays so."""
-    filesystem, file = _open(address)
+    filesystem, file = stores.open_store(address)
     if isinstance(filesystem, LocalFileSystem):
         hold(address)
         return
@@ -91,7 +93,7 @@ def hold_again(address: str) -> None:
 
 def remove(address: str, *, before_s: float) -> bool:
     """Remove a file that was neither written nor held since `before_s`; False if it stays. Raise StoreUnreachable."""
-    filesystem, file = _open(address)
+    filesystem, file = stores.open_store(address)
     try:
         if isinstance(filesystem, LocalFileSystem):
             return _remove_here(Path(file), before_s)
@@ -106,7 +108,7 @@ def remove(address: str, *, before_s: float) -> bool:
 
 
 def _remove_here(file: Path, before_s: float) -> bool:
-    aside = file.with_name(_ASIDE.format(name=file.name, word=secrets.token_hex(_WORD_LENGTH // 2)))
+    aside = file.with_name(_ASIDE.format(name=file.name, word=_REMOVER + secrets.token_hex(8)))
     file.rename(aside)
     # Whoever held it before that made this very file young; whoever comes later finds none and writes it.
     if aside.stat().st_mtime >= before_s:
@@ -119,7 +121,7 @@ def _remove_here(file: Path, before_s: float) -> bool:
 def _put_back(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
     aside = Path(path)
     name, _, word = aside.name.removeprefix(".").rpartition(".")
-    if isinstance(filesystem, LocalFileSystem) and name and len(word) == _WORD_LENGTH:
+    if isinstance(filesystem, LocalFileSystem) and name and word.startswith(_REMOVER):
         _link_back(aside, aside.with_name(name))
 
 
@@ -139,11 +141,3 @@ def _written_at_s(about: dict[str, object]) -> float:
             return told.timestamp()
     # Who does not tell a file's age keeps it for ever.
     return float("inf")
-
-
-def _open(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        filesystem, file = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise StoreUnreachable(f"The store of {address} has no driver here: {error}.") from error
-    return filesystem, str(file).rstrip("/")

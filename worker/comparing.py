@@ -5,13 +5,11 @@ confident differences are kept.
 """
 
 import heapq
-import io
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from PIL import Image
 from sqlalchemy.orm import Session
 
 from db import labels, outcomes
@@ -20,7 +18,7 @@ from db.outcomes import Recorded
 from pipeline import errors, images, references
 from pipeline.learning import paired
 from pipeline.learning.comparison import Change, Difference, Disagreement, Known, LabelChange
-from worker import replays
+from worker import readable, replays
 from worker.settings import Settings
 
 #: Differing images that are kept, and those that one side failed on.
@@ -147,25 +145,17 @@ def compare(reading: Session, original: uuid.UUID, replayed: uuid.UUID, model: s
 
 def with_pictures(differing: Iterable[Difference], settings: Settings) -> Iterator[Difference]:
     """Read the images, under the allowed roots alone, and make thumbnails; one that cannot be read has none."""
-    roots = references.Roots.parse((*settings.allowed_roots, settings.inline_store))
-    limits = images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    roots = readable.roots(settings)
+    limits = readable.limits(settings)
     for one in differing:
-        yield replace(one, thumbnail_jpeg=_thumbnail(one.reference, lambda name: _fetch(name, roots, limits), limits))
+        yield replace(one, thumbnail_jpeg=_thumbnail(one.reference, roots, limits))
 
 
-def _fetch(reference: str, roots: references.Roots, limits: images.Limits) -> bytes:
-    return references.fetch(reference, roots, max_bytes=limits.max_bytes)
-
-
-def _thumbnail(reference: str, fetch: Callable[[str], bytes], limits: images.Limits) -> bytes:
+def _thumbnail(reference: str, roots: references.Roots, limits: images.Limits) -> bytes:
     try:
-        image = images.decode(fetch(reference), limits)
+        return images.thumbnail(references.fetch(reference, roots, max_bytes=limits.max_bytes), limits, THUMBNAIL)
     except errors.ItemError:
         return b""
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=85)
-    return written.getvalue()
 
 
 def _truths(reading: Session, model: str) -> dict[str, Truth]:

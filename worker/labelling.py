@@ -17,7 +17,7 @@ from db import errors as db_errors
 from db import labels, registry, session
 from pipeline import fingerprints, images, references, stores, urls
 from pipeline.errors import ItemError
-from worker import inline, playbook
+from worker import inline, playbook, readable
 from worker.learning_messages import LabelledImage, LabelsReceipt, RefusedLabel
 from worker.messages import MessageInvalid
 from worker.settings import Settings
@@ -54,8 +54,8 @@ def open_labeller(settings: Settings, sessions: sessionmaker[Session]) -> Labell
     """Build what labels are recorded with; whoever is done with it shuts its pool down."""
     return Labeller(
         sessions=sessions,
-        roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
-        limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        roots=readable.roots(settings),
+        limits=readable.limits(settings),
         inline_store=settings.inline_store,
         max_inline_bytes=settings.max_inline_bytes,
         pool=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),

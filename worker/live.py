@@ -6,6 +6,7 @@ Knows nothing of torch or Celery. What it sees and what it decides is in the led
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -109,8 +110,9 @@ def _conclude(transaction: Session, check: LiveCheck, state: str, reason: str) -
         log.info("%s passed its live check: %s", check.model, reason)
         return
     back = registry.rollback(transaction, check.model, who="live check", reason=reason)
-    if check.replay_job_id and jobs.job(transaction, check.replay_job_id).finished_at_s is None:
-        jobs.cancel(transaction, check.replay_job_id)  # nobody will look at it
+    if check.replay_job_id:
+        with suppress(errors.JobFinished):
+            jobs.cancel(transaction, check.replay_job_id)  # nobody will look at it
     log.error("%s is rolled back to %s: %s", check.model, back.version.name, reason)
 
 

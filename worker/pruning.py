@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -129,20 +129,29 @@ def removable_versions(sessions: sessionmaker[Session], *, older_than_s: float) 
     ]
 
 
-def needed(reading: Session, settings: Settings) -> dict[int, float]:
-    """Give the versions whose outcomes are still to be looked at, and from when on."""
-    return _unseen(reading, settings) | retention.watched(reading)
+def needed(reading: Session, unwatched: Collection[str]) -> dict[int, float]:
+    """Give the versions whose outcomes are still to be looked at, and from when on.
+
+    Drift of the `unwatched` models is not looked at; of a model that is not among them, one that is new say, it may be.
+    """
+    return _unseen(reading, unwatched) | retention.watched(reading)
 
 
-def _unseen(reading: Session, settings: Settings) -> dict[int, float]:
+def _unseen(reading: Session, unwatched: Collection[str]) -> dict[int, float]:
     """What serves and learnt here is watched for drift: its outcomes are needed until a window has seen them."""
     found = {}
     for model in registry.models(reading):
         serving = registry.serving(reading, model)
-        if serving is not None and serving.version.source == "run" and _watches_drift(settings, model):
+        if serving is not None and serving.version.source == "run" and model not in unwatched:
             seen = windows.recent(reading, model, limit=1, version_id=serving.version.id)
             found[serving.version.id] = seen[0].until_s if seen else 0.0
     return found
+
+
+def _unwatched(sessions: sessionmaker[Session], settings: Settings) -> frozenset[str]:
+    with session.reading(sessions) as reading:
+        known = registry.models(reading)
+    return frozenset(model for model in known if not _watches_drift(settings, model))
 
 
 def _watches_drift(settings: Settings, model: str) -> bool:
@@ -158,15 +167,17 @@ def _removals(sessions: sessionmaker[Session], settings: Settings, before_s: flo
         begun = retention.going(reading)
     for job_id in begun:
         yield from _remove(sessions, job_id, pruned)
+    # Read from a file, and not while others wait to write.
+    unwatched = _unwatched(sessions, settings)
     while True:
         with session.reading(sessions) as reading:
-            wanted = needed(reading, settings)
+            wanted = needed(reading, unwatched)
             old = retention.old_jobs(reading, before_s, wanted, limit=JOBS)
         num_begun = 0
         for one in old:
             with session.transaction(sessions) as transaction:
                 # Asked again: a promotion since then may want these outcomes.
-                is_begun = retention.begin(transaction, one.id, before_s, needed(transaction, settings))
+                is_begun = retention.begin(transaction, one.id, before_s, needed(transaction, unwatched))
             if is_begun:
                 num_begun += 1
                 yield from _remove(sessions, one.id, pruned)
@@ -210,8 +221,9 @@ def _candidates(settings: Settings, young_s: float) -> Iterator[dict[str, strays
 
 
 def _count(sessions: sessionmaker[Session], settings: Settings, before_s: float, pruned: Pruned) -> None:
+    unwatched = _unwatched(sessions, settings)
     with session.reading(sessions) as reading:
-        old = retention.old_jobs(reading, before_s, needed(reading, settings), limit=None)
+        old = retention.old_jobs(reading, before_s, needed(reading, unwatched), limit=None)
         pruned.num_workers = retention.num_dead_workers(reading, session.clock(reading) - GRACE_S)
         pruned.num_shards = retention.num_shards(reading, [one.id for one in old])
     pruned.num_jobs, pruned.num_outcomes = len(old), sum(one.num_outcomes for one in old)

@@ -35,11 +35,9 @@ class Said:
 class Answer:
     """What was said of an item before, and what is said now."""
 
-    number: int
     before: str
     #: None where the other version failed.
     now: str | None
-    score: float | None
 
 
 def open_job(
@@ -76,7 +74,7 @@ def answers(reading: Session, job_id: uuid.UUID) -> Iterator[Answer]:
     """Read what a replay has found so far, in the order of its items, in constant memory."""
     for one in outcomes.stream(reading, job_id):
         before = (one.key or "").partition("|")[2]
-        yield Answer(number=number_of(one), before=before, now=one.label, score=one.score)
+        yield Answer(before=before, now=one.label)
 
 
 def number_of(one: outcomes.Recorded) -> int:

@@ -12,10 +12,10 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import registry, workers
-from pipeline import decoders, devices, errors, images, references
+from pipeline import decoders, devices, errors
 from pipeline.serving import layouts
 from pipeline.serving.classifier import Classifier
-from worker import claiming, heartbeat, serving, sittings, tracing
+from worker import claiming, heartbeat, readable, serving, sittings, tracing
 from worker.messages import Notice
 from worker.settings import Settings
 from worker.swap import Swap
@@ -101,8 +101,8 @@ def _station(
         decoder=decoder,
         lanes=layout.open_pool(),
         num_lanes=layout.num_lanes,
-        roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
-        limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        roots=readable.roots(settings),
+        limits=readable.limits(settings),
         batch_size=batch_size,
         claim_items=BATCHES_CLAIMED * batch_size,
         sitting_s=settings.sitting_s,

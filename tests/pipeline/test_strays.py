@@ -55,6 +55,6 @@ def test_a_file_that_is_held_between_the_look_and_the_removal_stays(old: Path, m
 
 
 def test_what_a_killed_remover_had_put_aside_is_put_back(old: Path, tmp_path: Path) -> None:
-    old.rename(old.with_name(f".{old.name}.{'0' * 16}"))
+    old.rename(old.with_name(f".{old.name}.aside-{'0' * 16}"))
     assert list(strays.files(f"file://{tmp_path}/inline")) == []
     assert [found.name for found in strays.files(f"file://{tmp_path}/inline")] == [old.name]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import errors, jobs, labels, leases, registry, session
+from db import errors, jobs, labels, leases, outcomes, registry, session
 from pipeline import checkpoints
 from pipeline.learning.comparison import Change, Difference, Disagreement, Known, LabelChange
 from tests.db import builders as rows
@@ -104,7 +104,7 @@ def test_parts_of_a_large_job_come_in_order(
         assert jobs.job(reading, replayed).num_received == 7
     answer(sessions, replayed, versions[1], NOW)
     with session.reading(sessions) as reading:
-        assert [one.number for one in replays.answers(reading, replayed)] == list(range(7))
+        assert [replays.number_of(one) for one in outcomes.stream(reading, replayed)] == list(range(7))
 
 
 def test_disagreement_says_what_changed_into_what_and_how_far_scores_moved(

@@ -71,7 +71,7 @@ def fill(transaction: Session) -> None:
 def test_loads_tell_what_waits_what_is_held_and_what_is_paused(sessions: sessionmaker[Session]) -> None:
     with session.transaction(sessions) as transaction:
         fill(transaction)
-        found = {one.model: one for one in loads.loads(transaction, within_s=30.0)}
+        found = {one.model: one for one in loads.loads(transaction, workers.list_alive(transaction, within_s=30.0))}
     assert found["cats"] == load(
         num_waiting=300, num_held=100, num_paused=1000, num_workers=2, images_per_s=pytest.approx(50.0)
     )
@@ -89,7 +89,7 @@ def test_the_autoscalers_query_gives_what_the_advice_rests_on(sessions: sessionm
     with session.transaction(sessions) as transaction:
         assert transaction.execute(text(query)).scalar_one() == 0
         fill(transaction)
-        advice = scaling.advise(loads.loads(transaction, within_s=30.0), 2, target)
+        advice = scaling.advise(loads.loads(transaction, workers.list_alive(transaction, within_s=30.0)), 2, target)
         assert transaction.execute(text(query)).scalar_one() == math.ceil(advice.work_s)
     assert advice.work_s == pytest.approx(400 / 50 + 130 / 20 + 70 / 20)
 

@@ -44,7 +44,7 @@ def replay(asked: Namespace, settings: Settings) -> int:
             seen = comparing.compare(reading, original, replayed, job.model)
     found = seen.found()
     if asked.report:
-        _write(asked, settings, job, status, version.name, seen)
+        _write(asked, settings, job, status, version.name, seen, found)
     if asked.json:
         output.as_json({"job": status, "replay_of": original, "disagreement": found})
     else:
@@ -53,7 +53,13 @@ def replay(asked: Namespace, settings: Settings) -> int:
 
 
 def _write(
-    asked: Namespace, settings: Settings, job: jobs.JobView, status: JobStatus, version: str, seen: Comparing
+    asked: Namespace,
+    settings: Settings,
+    job: jobs.JobView,
+    status: JobStatus,
+    version: str,
+    seen: Comparing,
+    found: Disagreement,
 ) -> None:
     page = comparison.Comparison(
         model=job.model,
@@ -63,7 +69,7 @@ def _write(
         replay_id=status.job_id,
         at_s=time.time(),
         is_whole=status.is_final,
-        found=seen.found(),
+        found=found,
         differing=tuple(comparing.with_pictures(seen.most_differing(), settings.or_here())),
         failing=seen.failing,
     )

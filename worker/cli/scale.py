@@ -16,8 +16,8 @@ def scale(asked: Namespace, settings: Settings) -> int:
     """Print how many workers are advised; gives 1 if there are fewer. Raises `MessageInvalid`."""
     target = _target(asked)
     with runtime.ledger(settings) as sessions, session.reading(sessions) as reading:
-        found = loads.loads(reading, within_s=sizing.ALIVE_S)
         alive = workers.list_alive(reading, within_s=sizing.ALIVE_S)
+        found = loads.loads(reading, alive)
     num_workers = sum(one.role == "classify" and one.takes_work for one in alive)
     advice = scaling.advise(found, num_workers, target)
     if asked.json:

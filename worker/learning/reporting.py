@@ -3,14 +3,12 @@
 Knows nothing of how the page looks.
 """
 
-import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from db import registry, runs, session
@@ -261,13 +259,9 @@ def _most_wrong(workshop: Workshop, asked: Answers) -> Iterator[report.Wrong]:
 
 def _thumbnail(workshop: Workshop, reference: str) -> bytes:
     try:
-        image = images.decode(workshop.fetch(reference), workshop.limits)
+        return images.thumbnail(workshop.fetch(reference), workshop.limits, THUMBNAIL)
     except errors.ItemError:
         return b""
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=85)
-    return written.getvalue()
 
 
 # ---------------------------------------------------------------- lineage

@@ -14,6 +14,7 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline import devices, images, references
+from worker import readable
 from worker.messages import local_path
 from worker.settings import NUM_CORES, Settings
 
@@ -65,8 +66,8 @@ def open_workshop(settings: Settings, sessions: sessionmaker[Session]) -> Worksh
         folder=_folder(settings),
         device=device,
         pool=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
-        roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
-        limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        roots=readable.roots(settings),
+        limits=readable.limits(settings),
         batch_size=devices.choose_batch_size(settings.batch_size, device),
         pixel_cache_bytes=settings.pixel_cache_bytes,
     )

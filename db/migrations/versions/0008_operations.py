@@ -1,6 +1,6 @@
 """What an operator asks for: work that is paused, workers that drain, jobs that are being removed.
 
-Takes a database of 0005. Gives their tables, and the process that a worker is drained by. Knows nothing of `models`:
+Takes a database of 0007. Gives their tables, and the process that a worker is drained by. Knows nothing of `models`:
 what a release ran is frozen here.
 """
 

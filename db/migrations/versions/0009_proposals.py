@@ -1,6 +1,6 @@
 """Images that a person should look at: what was suggested for labelling, and labels that were doubted.
 
-Takes a database of 0006. Gives a table of proposals, empty until the next look. Knows nothing of `models`: what a
+Takes a database of 0008. Gives a table of proposals, empty until the next look. Knows nothing of `models`: what a
 release ran is frozen here.
 """
 

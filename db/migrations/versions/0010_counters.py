@@ -1,6 +1,6 @@
 """Sums that workers add to for Prometheus, what a worker measures of itself, and the trace a job belongs to.
 
-Takes a database of 0006. Gives the table `counters`, and one column each of workers and of jobs.
+Takes a database of 0009. Gives the table `counters`, and one column each of workers and of jobs.
 Knows nothing of `models`: what a release ran is frozen here.
 """
 

@@ -7,7 +7,6 @@ reaches a browser was encoded here, so that no file of a stranger's making does.
 import asyncio
 import functools
 import html
-import io
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from pipeline import errors, images, references
+from worker import readable
 from worker.settings import Settings
 
 #: pixels of the longer side: of a tile, of a picture that is looked at
@@ -87,11 +87,7 @@ class Pictures:
 
     def _jpeg(self, reference: str, side: int) -> bytes:
         data = references.fetch(reference, self.roots, max_bytes=self.limits.max_bytes)
-        image = images.decode(data, self.limits, least=side)
-        image.thumbnail((side, side))
-        out = io.BytesIO()
-        image.save(out, "JPEG", quality=QUALITY)
-        return out.getvalue()
+        return images.thumbnail(data, self.limits, side, quality=QUALITY, least=side)
 
 
 @contextmanager
@@ -99,8 +95,8 @@ def opened(settings: Settings) -> Iterator[Pictures]:
     """Give what shows images under the roots of these settings, as a worker has them."""
     with ThreadPoolExecutor(NUM_THREADS, "picture") as pool:
         yield Pictures(
-            roots=references.Roots.parse((*settings.allowed_roots, settings.inline_store)),
-            limits=images.Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            roots=readable.roots(settings),
+            limits=readable.limits(settings),
             pool=pool,
         )
 
