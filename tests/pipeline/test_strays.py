@@ -58,3 +58,11 @@ def test_what_a_killed_remover_had_put_aside_is_put_back(old: Path, tmp_path: Pa
     old.rename(old.with_name(f".{old.name}.aside-{'0' * 16}"))
     assert list(strays.files(f"file://{tmp_path}/inline")) == []
     assert [found.name for found in strays.files(f"file://{tmp_path}/inline")] == [old.name]
+
+
+def test_what_a_writer_is_not_done_with_is_left_to_it(old: Path, tmp_path: Path) -> None:
+    # As `stores.written` calls it, beside which a prune may run.
+    half = old.rename(old.with_name(f".{old.name}.{'0' * 16}"))
+    for _ in range(2):
+        assert list(strays.files(f"file://{tmp_path}/inline")) == []
+    assert half.exists()
