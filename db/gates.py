@@ -64,6 +64,12 @@ def on_version(session: Session, version_id: int) -> Gate | None:
     return _newest(session, _gates().where(models.Gate.challenger_id == version_id))
 
 
+def on_versions(session: Session, model: str) -> dict[int, Gate]:
+    """Read the last verdict on each version of a model that came before the gate, by the version's id."""
+    found = session.execute(_gates().where(models.Version.model == model).order_by(models.Gate.id))
+    return {gate.challenger_id: gate for gate in (_gate(*one) for one in found)}
+
+
 def latest(session: Session, model: str) -> Gate | None:
     """Read the last verdict on a version of a model."""
     return _newest(session, _gates().where(models.Version.model == model))

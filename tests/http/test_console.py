@@ -184,6 +184,13 @@ def test_a_gallery_is_paged_and_sorted_by_its_address_alone(hall):
     assert seen == wanted
 
 
+def test_a_page_behind_the_last_image_is_empty(hall):
+    job_id = record(hall.sessions, row(0))
+    answer = visitor(hall).get(f"/console/jobs/{job_id}?after=99")
+    assert answer.status == 200
+    assert 'class="empty"' in answer.body.decode()
+
+
 @pytest.mark.parametrize(
     "query", ["low=2", "low=x", "order=up", "after=-1", "after=9:nan", "before=1e9", "after=99999999999", "high=nan"]
 )

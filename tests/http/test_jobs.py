@@ -4,6 +4,7 @@ import base64
 import json
 import socket
 import uuid
+from http import client as http_client
 
 import pytest
 from sqlalchemy import func, select
@@ -15,7 +16,7 @@ from tests.http.conftest import make_version, serve
 from tests.http.forms import HEADERS, form
 from worker.messages import local_path
 from worker.settings import Settings
-from worker.web import limits
+from worker.web import bodies, limits
 
 PNG = builders.png_bytes(size=(8, 8), seed=1)
 LINES = {"Content_Type": "application/jsonl"}
@@ -186,6 +187,25 @@ def test_a_full_queue_is_429_with_when_to_come_again_and_a_job_above_it_413(home
         assert served.calls("submit", name="printer").post("/v1/jobs", wanted).status == 202
         above = calls.post("/v1/jobs", {**wanted, "items": [f"/{n}" for n in range(11)]})
         assert (above.problem(), "retry-after" in above.headers) == ((413, "quota_exceeded"), False)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("where", "kind"), [("/v1/jobs", "application/jsonl"), ("/v1/runs", "application/json")])
+def test_a_body_that_is_too_long_is_told_so_whether_it_says_its_length_or_not(
+    home, database_url, redis_url, monkeypatch, where, kind
+):
+    monkeypatch.setattr(bodies, "MAX_UPLOAD", 1000)
+    with serve(Settings(home=home, broker_url=redis_url, database_url=database_url).resolved()) as served:
+        make_version(served)
+        headers = {"Authorization": f"Bearer {served.key('submit', 'label', 'operate')}", "Content-Type": kind}
+        for body in (b" " * 2000, iter([b" " * 500] * 4)):
+            caller = http_client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+            caller.request("POST", where, body=body, headers=headers)  # in chunks where it does not know how long it is
+            answer = caller.getresponse()
+            told = json.loads(answer.read())
+            assert (answer.status, told["kind"]) == (413, "too_large"), told
+            assert "more than 1,000 bytes" in told["detail"]
+            caller.close()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

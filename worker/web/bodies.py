@@ -4,17 +4,19 @@ Knows nothing of what they are for. Nothing is begun before a body is whole: one
 """
 
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
-from worker.web.problems import RequestRefused
+from worker import manifests
+from worker.messages import MessageInvalid
+from worker.web.problems import RequestRefused, too_large
 
 #: Bytes of a JSON body at most: some ten thousand references.
 MAX_JSON = 8 * 1024 * 1024
@@ -32,6 +34,7 @@ JSON, JSONL, FORM = "application/json", "application/jsonl", "multipart/form-dat
 ALSO_JSONL = frozenset({JSONL, "application/x-ndjson", "application/x-jsonlines"})
 
 Value = TypeVar("Value", bound=BaseModel)
+One = TypeVar("One")
 
 
 def kind(request: Request, *known: str) -> str:
@@ -51,7 +54,7 @@ async def value(request: Request, shape: type[Value]) -> Value:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_JSON:
-            raise _too_large(MAX_JSON)
+            raise too_large(MAX_JSON)
     return await run_in_threadpool(_parsed, shape, body)
 
 
@@ -72,6 +75,17 @@ async def form(request: Request) -> AsyncIterator[FormData]:
         yield given
 
 
+def each(file: Path, read: Callable[[Any], One]) -> Iterator[One]:
+    """Read each line of JSON as what it is to be, lazily. Raises `ManifestInvalid` with the line number."""
+    for number, wire in manifests.jsonl_lines(file):
+        try:
+            yield read(wire)
+        except ValidationError as wrong:
+            raise manifests.ManifestInvalid(f"Line {number}: {sentence(wrong)}") from None
+        except MessageInvalid as wrong:
+            raise manifests.ManifestInvalid(f"Line {number}: {wrong}") from None
+
+
 def checked(shape: type[Value], fields: Mapping[str, str]) -> Value:
     """Read a form's fields as what they are to be. Raises `RequestRefused`."""
     try:
@@ -90,12 +104,9 @@ def sentence(wrong: ValidationError) -> str:
 
 async def _fill(request: Request, file: IO[bytes]) -> None:
     """Write a body down, a stretch at a time."""
-    pending, num_bytes = bytearray(), 0
+    pending = bytearray()
     async for chunk in request.stream():
         pending += chunk
-        num_bytes += len(chunk)
-        if num_bytes > MAX_UPLOAD:
-            raise _too_large(MAX_UPLOAD)
         if len(pending) >= CHUNK:
             await run_in_threadpool(file.write, bytes(pending))
             pending.clear()
@@ -115,9 +126,4 @@ def _parsed(shape: type[Value], body: bytearray) -> Value:
 def _refuse_long(request: Request, most: int) -> None:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:18]) > most:
-        raise _too_large(most)
-
-
-def _too_large(most: int) -> RequestRefused:
-    said = f"The body has more than {most:,} bytes; send several jobs, or put the images where the workers read them."
-    return RequestRefused(413, "too_large", said, headers={"Connection": "close"})
+        raise too_large(most)

@@ -8,11 +8,10 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from worker import annotations, label_studio, manifests
 from worker.learning_messages import LabelledImage, LabelsReceipt
-from worker.messages import MessageInvalid
 from worker.web import bodies, problems, shapes, submissions
 from worker.web.callers import Labeller, Owned
 from worker.web.house import House
@@ -110,13 +109,7 @@ def _from_lines(house: House, model: str, file: Path, naming: "partial[LabelledI
 
 
 def _images(file: Path) -> Iterator[LabelledImage]:
-    for number, wire in manifests.jsonl_lines(file):
-        try:
-            yield _image(_LABEL.validate_python(wire, strict=True))
-        except ValidationError as wrong:
-            raise manifests.ManifestInvalid(f"Line {number}: {bodies.sentence(wrong)}") from None
-        except MessageInvalid as wrong:
-            raise manifests.ManifestInvalid(f"Line {number}: {wrong}") from None
+    return bodies.each(file, lambda wire: _image(_LABEL.validate_python(wire, strict=True)))
 
 
 def _image(given: shapes.LabelledItem) -> LabelledImage:

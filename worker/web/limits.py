@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from worker.web.problems import RequestRefused
+from worker.web.problems import RequestRefused, too_large
 
 #: Seconds that the next bytes of a body may take.
 READ_S = 20.0
@@ -23,17 +23,18 @@ DISCARD_BYTES, DISCARD_S = 1024 * 1024, 2.0
 
 
 class BodyTimes:
-    """Refuses bodies that come too slowly, and lets a client that is told so hear it."""
+    """Refuses bodies that come too slowly or are too long, and lets a client that is told so hear it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive)
+        body = _Body(receive, self._max_bytes)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and not _expects_leave(scope):
@@ -44,8 +45,9 @@ class BodyTimes:
 
 
 class _Body:
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive = receive
+        self._max_bytes = max_bytes
         self._started_s = time.monotonic()
         self._num_bytes = 0
         self._more = True
@@ -60,6 +62,9 @@ class _Body:
             raise self._too_slow() from None
         self._num_bytes += len(message.get("body", b""))
         self._more = message["type"] == "http.request" and message.get("more_body", False)
+        if self._num_bytes > self._max_bytes:
+            self._more = False
+            raise too_large(self._max_bytes)
         allowed_s = READ_S + self._num_bytes / SLOWEST
         if self._more and time.monotonic() - self._started_s > allowed_s:
             self._more = False

@@ -34,10 +34,9 @@ def shown(model: shapes.Name, house: Owned, _: Reader) -> shapes.Model:
 def versions(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.Version]:
     """List a model's versions, newest first."""
     with session.reading(house.sessions) as reading:
-        _model(reading, model)
-        serving = registry.serving(reading, model)
+        known, serving = _known(reading, model), registry.serving(reading, model)
         serves = serving.version.id if serving else None
-        data = [shapes.Version.of(one, serves=one.id == serves) for one in registry.versions(reading, model)]
+        data = [shapes.Version.of(one, serves=one.id == serves) for one in known]
     return shapes.Page(data=data, has_more=False)
 
 
@@ -45,7 +44,7 @@ def versions(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.
 def history(model: shapes.Name, house: Owned, _: Reader) -> shapes.Page[shapes.Promotion]:
     """List what served when, who changed it and why, oldest first."""
     with session.reading(house.sessions) as reading:
-        _model(reading, model)
+        _known(reading, model)
         data = [shapes.Promotion.of(one) for one in registry.history(reading, model)]
     return shapes.Page(data=data, has_more=False)
 
@@ -80,11 +79,16 @@ def _read(house: House, name: str) -> shapes.Model:
         return _model(reading, name)
 
 
-def _model(reading: Session, name: str) -> shapes.Model:
+def _known(reading: Session, name: str) -> list[registry.Version]:
+    """List a model's versions, newest first. Raises `UnknownModel` where there is none."""
     known = registry.versions(reading, name)
     if not known:
         raise errors.UnknownModel(f"There is no model {name!r}.")
-    serving = registry.serving(reading, name)
+    return known
+
+
+def _model(reading: Session, name: str) -> shapes.Model:
+    known, serving = _known(reading, name), registry.serving(reading, name)
     return shapes.Model(
         id=name,
         serving=serving.version.name if serving else None,

@@ -76,8 +76,8 @@ class Problem:
     retry_after_s: float | None = None
 
 
-class RequestRefused(Exception):
-    """The request cannot be served."""
+class RequestRefused(HTTPException):
+    """The request cannot be served. Of the framework's kind, for what else ends the reading of a body it calls 400."""
 
     def __init__(
         self,
@@ -88,11 +88,19 @@ class RequestRefused(Exception):
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail, dict(headers or {}))
         self.status = status
         self.kind = kind
         self.retry_after_s = retry_after_s
-        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+def too_large(most: int) -> RequestRefused:
+    """Refuse a body of more bytes than that."""
+    said = f"The body has more than {most:,} bytes; send several jobs, or put the images where the workers read them."
+    return RequestRefused(413, "too_large", said, headers={"Connection": "close"})
 
 
 def of(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -128,7 +136,7 @@ def answer(refused: RequestRefused) -> JSONResponse:
         kind=refused.kind,
         retry_after_s=refused.retry_after_s,
     )
-    headers = dict(refused.headers)
+    headers = dict(refused.headers or {})
     if refused.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(refused.retry_after_s))
     body = {name: value for name, value in asdict(problem).items() if value is not None}
@@ -147,7 +155,7 @@ def handle(app: FastAPI) -> None:
 async def _handle(request: Request, wrong: Exception) -> JSONResponse:
     refused = _refused(wrong)
     if refused.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        refused.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        refused.headers = {"Allow": ", ".join(sorted(_methods(request)))}
     return answer(refused)
 
 

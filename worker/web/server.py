@@ -58,12 +58,10 @@ def build(settings: Settings, project: label_studio.Project = label_studio.Proje
             app.state.house, app.state.pictures = owned, shown
             yield
 
-    app = FastAPI(
-        title="imagemill", version="1", lifespan=owning, docs_url=None, redoc_url=None, max_body_size=bodies.MAX_UPLOAD
-    )
+    app = FastAPI(title="imagemill", version="1", lifespan=owning, docs_url=None, redoc_url=None)
     problems.handle(app)
     documents.describe(app)
-    app.add_middleware(limits.BodyTimes)
+    app.add_middleware(limits.BodyTimes, max_bytes=bodies.MAX_UPLOAD)
     for router in ROUTERS:
         app.include_router(router)
     return app

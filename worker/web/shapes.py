@@ -4,13 +4,14 @@ Knows nothing of requests. Times are epoch seconds.
 """
 
 import re
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from db.gates import Gate as LedgerGate
 from db.jobs import JobView
+from db.models import JobState, Priority, RunState
 from db.outcomes import Recorded
 from db.registry import Promotion as LedgerPromotion
 from db.registry import Version as LedgerVersion
@@ -18,9 +19,9 @@ from db.runs import Run as LedgerRun
 from db.runs import StepRow
 from worker import learning_messages, messages
 
-#: States of a job, in the order it goes through them.
-Status = Literal["receiving", "accepted", "running", "succeeded", "partial", "failed", "cancelled", "expired"]
-RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+#: What is here called so, as everybody does over HTTP.
+Status: TypeAlias = JobState
+RunStatus: TypeAlias = RunState
 One = TypeVar("One")
 
 
@@ -56,7 +57,7 @@ class Job(Shape):
     status: Status
     model: str
     version: str | None = Field(description="`model:3`, or null while the job follows `latest`")
-    priority: Literal["interactive", "bulk"]
+    priority: Priority
     top_k: int
     caller: str | None = Field(description="The name of the key it was submitted with")
     request_counts: Counts
@@ -377,7 +378,7 @@ class Wish(Wanted):
 
     model: Name = "default"
     version: VersionName = _absent("`model:3` for an exact one, `latest` to follow promotions; else what serves now")
-    priority: Literal["interactive", "bulk"] = "bulk"
+    priority: Priority = "bulk"
     top_k: TopK = 5
     callback: Callback = _absent("https:// URL that is told of the job's end, signed; its host must be an allowed one")
     completion_window: Window = _absent("How long it may take: 90s, 30m, 24h, 7d; what is left then is dropped")

@@ -5,14 +5,14 @@ client: until its last part is there it is `receiving`, and no worker sees it.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from anyio import to_thread
 from fastapi import Header
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from db import jobs, session
@@ -116,17 +116,7 @@ def from_items(given: Sequence[str | shapes.Item]) -> manifests.Source:
 
 def from_lines(file: Path) -> manifests.Source:
     """Read a manifest lazily. Raises `ManifestInvalid` with the line number."""
-
-    def items() -> Iterator[Item]:
-        for number, wire in manifests.jsonl_lines(file):
-            try:
-                yield _item(_ITEM.validate_python(wire, strict=True))
-            except ValidationError as wrong:
-                raise manifests.ManifestInvalid(f"Line {number}: {bodies.sentence(wrong)}") from None
-            except MessageInvalid as wrong:
-                raise manifests.ManifestInvalid(f"Line {number}: {wrong}") from None
-
-    return items
+    return lambda: bodies.each(file, lambda wire: _item(_ITEM.validate_python(wire, strict=True)))
 
 
 def from_files(house: House, files: Sequence[UploadedFile]) -> manifests.Source:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.learning.pages import wording
+
 #: units of the drawing: of all of it, and of the margins where the axes are lettered
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 220, 46, 26, 12, 12
 NUM_TICKS = 4
@@ -139,4 +141,4 @@ def _whole(axis: _Axis) -> range:
 
 
 def _text(value: float, *, is_share: bool) -> str:
-    return f"{100 * value:.0f} %" if is_share else f"{value:.2f}"
+    return wording.share(value) if is_share else wording.number(value, 2)

@@ -109,7 +109,7 @@ def gallery(
         asked=asked,
         orders=ORDERS,
         tally=_tally(house.sessions, job.id, job.num_succeeded, job.num_failed),
-        previous=None if page.is_first else f"{where}?{asked.query(before=_spelled(page.shown[0]))}",
+        previous=None if page.is_first or not page.shown else f"{where}?{asked.query(before=_spelled(page.shown[0]))}",
         following=None if page.is_last else f"{where}?{asked.query(after=_spelled(page.shown[-1]))}",
         plain=where,
     )

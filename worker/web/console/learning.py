@@ -3,21 +3,25 @@
 Knows nothing of how a run learns.
 """
 
+import logging
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
-import fsspec
 from anyio import to_thread
 from fastapi import APIRouter, Form, Path, Query
 from starlette.responses import Response
 
 from db import gates, registry, runs, session, snapshots, triggers
+from pipeline import stores
+from pipeline.errors import StoreUnreachable
 from worker.client import Refused
 from worker.learning_messages import MAX_RUN, STRATEGIES
 from worker.web.callers import Owned
 from worker.web.console import curves, rendering, routing
 from worker.web.console.routing import By, Problem
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(route_class=routing.Route)
 
@@ -25,8 +29,6 @@ router = APIRouter(route_class=routing.Route)
 NUM_RUNS, NUM_TICKS = 50, 100
 #: the steps of a run, in their order
 STEPS = ("snapshot", "plan", "train", "evaluate", "gate", "report")
-#: bytes of a report at most
-MAX_REPORT = 50_000_000
 #: what a report may do: show its own styles and pictures
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; "
@@ -125,11 +127,14 @@ def report(house: Owned, _: By, run: Number) -> Response:
         found = runs.run(reading, run)
     if found.report is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"Run {run} has no report yet: it is {found.state}.")
+    folder, name = found.report.rsplit("/", 1)
     try:
-        files, name = fsspec.core.url_to_fs(found.report)
-        body = bytes(files.cat_file(name, start=0, end=MAX_REPORT))
-    except (OSError, ValueError) as gone:
-        raise Problem(HTTPStatus.NOT_FOUND, f"The report of run {run} cannot be read from the store.") from gone
+        body = stores.read_file(folder, name)
+    except StoreUnreachable as away:
+        log.warning("%s", away)
+        body = None
+    if body is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"The report of run {run} cannot be read from the store.")
     headers = rendering.HEADERS | {"Content-Security-Policy": REPORT_POLICY}
     return Response(body, headers=headers, media_type="text/html; charset=utf-8")
 

@@ -126,11 +126,12 @@ def _page(house: House, visitor: Caller, model: str, refused: str = "") -> Respo
             raise errors.UnknownModel(f"There is no model {model!r}.")
         history = registry.history(reading, model)
         names = {one.id: one.name for one in known}
+        verdicts = gates.on_versions(reading, model)
         entries = [
             Entry(
                 version=one,
                 parent=None if one.parent_id is None else names.get(one.parent_id) or _name(reading, one.parent_id),
-                gate=gates.on_version(reading, one.id),
+                gate=verdicts.get(one.id),
             )
             for one in known[:MOST_ROWS]
         ]
